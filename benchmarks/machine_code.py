@@ -75,7 +75,7 @@ _TENSOR_SHARES = {
 }
 _WIDE = (
     r"^(elementwise|limit_rows)<[48]\b",
-    r"^column_sums<[48], true, ",
+    r"^column_sums<[48], ",
     r"^\w+<\w+:\d+, [48], ",
     r"^lrn_(across_\w+|maxpool_\w+)<\d, true, ",
     r"^lrn_(map|maxpool_ring)<",

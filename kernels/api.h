@@ -53,8 +53,8 @@ struct Epilogue {
 // ReLU. As relu_bias_backward does: dx = masked_by > 0 ? scale * dx : 0, unless `masked_by` is null, which is
 // that output, of dx's type and shape; then db = bias_grad's of dx as a matrix of pixels and channels. Without
 // db nothing is applied. The sums need a workspace, so the functions that return its size take `sums`: whether
-// db is given. Pixels may be added in another order than bias_grad's. The problem alone decides it, and all rows
-// of a table that multiply with the same arithmetic have the same.
+// db is given. All bits are those of the separate operations: layers on two devices, where nothing is fused,
+// train like layers on one.
 struct InputEpilogue {
   const void* masked_by = nullptr;
   float scale = 1.0f;

@@ -35,7 +35,7 @@ struct BiasAdd {
 // ---- selection ------------------------------------------------------------------------------------------
 
 template <class Source>
-struct ColumnSumsArguments {
+struct SumsArguments {
   Source source;
   float* db;
   void* workspace;
@@ -43,12 +43,10 @@ struct ColumnSumsArguments {
 };
 
 template <int WIDTH, class Source>
-void launch(const BiasProblem& problem, const ColumnSumsArguments<Source>& args, Stream stream) {
+void launch(const BiasProblem& problem, const SumsArguments<Source>& args, Stream stream) {
   sum_columns<WIDTH>(problem, args.source, args.db, args.workspace, stream);
 }
 
-// No row needs alignment: the order of additions depends on the width, and must not depend on the addresses
-// of the arrays.
 template <class T>
 bool vectors_divide_columns(const BiasProblem& problem) {
   return problem.k % kVectorWidth<T> == 0;
@@ -56,11 +54,11 @@ bool vectors_divide_columns(const BiasProblem& problem) {
 
 // T is what the source reads.
 template <class T, class Source>
-const SelectionTable<BiasProblem, ColumnSumsArguments<Source>>& sums_table(const char* operation) {
+const SelectionTable<BiasProblem, SumsArguments<Source>>& sums_table(const char* operation) {
   static const std::string name = std::string(operation) + "_" + kElementName<T>;
-  static const SelectionTable<BiasProblem, ColumnSumsArguments<Source>> table(
+  static const SelectionTable<BiasProblem, SumsArguments<Source>> table(
       operation,
-      {{name, false, vectors_divide_columns<T>, always, bias_grad_workspace, launch<kVectorWidth<T>, Source>},
+      {{name, true, vectors_divide_columns<T>, always, bias_grad_workspace, launch<kVectorWidth<T>, Source>},
        {name + "_scalar", false, always, always, bias_grad_workspace, launch<1, Source>}});
   return table;
 }
@@ -74,8 +72,7 @@ void bias_add(const BiasProblem& problem, const T* x, const float* bias, bool re
 }
 
 size_t bias_grad_workspace(const BiasProblem& problem) {
-  const Chunks chunks(problem);
-  return chunks.count == 1 ? 0 : sizeof(float) * chunks.count * problem.k;
+  return sizeof(float) * floats_between(problem);
 }
 
 template <class T>

@@ -1,46 +1,57 @@
-// The sum of a matrix over its rows, db[k] = sum of source[rows,k], where the matrix is in memory or is computed
-// and written on the way.
+// The sum of a matrix over its rows, db[k] = sum of source[rows,k], where the matrix is in memory or is
+// computed and written on the way.
 //
-// A block sums a chunk of rows over a tile of a few vectors' columns. Its threads form a grid. A row of threads
-// reads a row of the tile, so that neighbouring threads read neighbouring addresses. Each thread adds up every
-// (rows of threads)-th row, and then the rows of threads are added pairwise in shared memory.
+// The order of additions depends on the number of rows alone. Each group of 32 neighbouring rows is summed in
+// 8 strands of every eighth row, from zero on, and the strands are added like a tree: those 4 apart, 2 apart,
+// 1 apart. The sums of the groups are a matrix, which is summed in the same way, until one row is left. So it
+// does not matter where these sums are computed: in one launch or in several, over vectors or single columns,
+// or already by the kernel of a product, whose tiles of tensor cores sum groups too (gemm/epilogue.cuh).
 //
-// Many rows need many blocks to fill the GPU. So they are divided into chunks whose sums go to the workspace,
-// a matrix[chunks,k], which a second launch of the same kernel sums. Chunks, tiles and the order of every
-// addition depend on the problem and the type alone, never on the GPU or on the addresses of the arrays.
+// The lanes of a warp are the 8 strands of a group, over four neighbouring vectors of columns. The warps of a
+// block are the 8 strands of a group of groups. Few such blocks would leave most of a GPU idle. Then each warp
+// sums one group, and the next launch the groups.
 #pragma once
 
+#include "core/row_reduce.cuh"
 #include "core/select.h"
-#include "core/vector.cuh"
 
 namespace cconvnet {
 
-constexpr int kWideTile = 128;       // columns; for many rows: long stretches of memory, few idle threads
-constexpr int kNarrowTile = 16;      // columns; for few rows: more blocks, and more threads to share the rows
-constexpr int kMaxTileVectors = 32;  // where a vector is one column
-constexpr int kFewRows = 512;        // up to here one launch serves
-constexpr int kMinChunkRows = 128;   // shorter chunks would spend their time in the additions between threads
-constexpr int kTargetBlocks = 1024;  // about what a large GPU holds at once: 8 on each of 132 multiprocessors
+constexpr int kSumStrands = 8, kStrandRows = 4;
+constexpr int kSumRows = kSumStrands * kStrandRows;  // of a group
+constexpr int kTileVectors = kWarp / kSumStrands;    // of the columns that a block sums
+constexpr int kBlockRows = kWarps * kSumRows;        // where a warp has one group
+constexpr int kGroupsRows = kSumRows * kSumRows;     // where a block has a group of groups
+constexpr int kFewBlocks = 512;                      // they keep a large GPU half busy
+constexpr int kUsualTile = kTileVectors * kVectorWidth<bfloat16>;
+static_assert(kWarps == kSumStrands, "the warps must be the strands of a group of groups");
 
-// ceil(rows / chunk_rows) chunks.
-struct Chunks {
-  int count = 1, rows;
+// The rows of a launch's output: sums of groups, or of groups of groups.
+struct RowsSummed {
+  bool groups_of_groups;
+  int left;
 
-  explicit Chunks(const BiasProblem& problem) : rows(problem.rows) {
-    if (problem.rows <= kFewRows) return;
-    const int64_t tiles = ceil_div(problem.k, kWideTile);
-    const int64_t wanted = std::max<int64_t>(1, kTargetBlocks / tiles);
-    const int64_t possible = ceil_div(problem.rows, kMinChunkRows);
-    rows = static_cast<int>(ceil_div(problem.rows, std::min(wanted, possible)));
-    count = static_cast<int>(ceil_div(problem.rows, rows));
+  explicit RowsSummed(const BiasProblem& problem) {
+    const int64_t blocks = ceil_div(problem.rows, kGroupsRows) * ceil_div(problem.k, kUsualTile);
+    const int64_t groups = ceil_div(problem.rows, kSumRows);
+    groups_of_groups = groups <= kSumRows || groups > kGroupsRows || blocks >= kFewBlocks;
+    left = static_cast<int>(groups_of_groups ? ceil_div(groups, kSumRows) : groups);
   }
 };
 
+// The floats between the launches.
+inline int64_t floats_between(BiasProblem problem) {
+  int64_t count = 0;
+  while ((problem.rows = RowsSummed(problem).left) > 1) count += problem.count();
+  return count;
+}
+
 // A source is what is summed. Fetched is the data that a thread reads of it at once. A thread fetches BATCH
-// times before it waits for the first, so that several reads are in flight. This source is in memory.
+// times before it waits for the first, so that several reads are in flight, and may do so for GROUPS groups.
+// This source is in memory. The sums of groups, floats, are few: their launch waits for memory most of the time.
 template <class T>
 struct Values {
-  static constexpr int BATCH = 4;
+  static constexpr int BATCH = kStrandRows, GROUPS = std::is_same_v<T, float> ? kStrandRows : 1;
   const T* values;
 
   template <int WIDTH>
@@ -48,13 +59,13 @@ struct Values {
 
   bool aligned() const { return cconvnet::aligned(values); }
 
-  template <int WIDTH, bool ALIGNED>
-  __device__ __forceinline__ Fetched<WIDTH> fetch(int64_t i) const {
-    return load_from<WIDTH, ALIGNED>(values + i);
+  template <int WIDTH>
+  __device__ __forceinline__ Fetched<WIDTH> fetch(int i) const {
+    return load<WIDTH>(values + i);
   }
 
-  template <int WIDTH, bool ALIGNED>
-  __device__ __forceinline__ Vector<WIDTH> term(int64_t, const Fetched<WIDTH>& fetched) const {
+  template <int WIDTH>
+  __device__ __forceinline__ Vector<WIDTH> term(int, const Fetched<WIDTH>& fetched) const {
     return fetched;
   }
 };
@@ -72,11 +83,11 @@ __device__ __forceinline__ Vector<WIDTH> masked(Vector<WIDTH> gradient, const Ve
   return rounded_to<T>(gradient);
 }
 
-// A gradient that is computed, applied to an InputEpilogue, written, and summed. Gradient is a source of the
-// values before it, as they are when they are written.
+// A gradient that is computed, applied to an InputEpilogue, written, and summed. Gradient is a source, without
+// GROUPS, of the values before it, as they are when they are written.
 template <class T, class Gradient>
 struct InputGradients {
-  static constexpr int BATCH = Gradient::BATCH > 1 ? Gradient::BATCH / 2 : 1;
+  static constexpr int BATCH = Gradient::BATCH, GROUPS = 1;
   Gradient gradient;
   const T* masked_by;
   float scale;
@@ -96,112 +107,155 @@ struct InputGradients {
 
   bool aligned() const { return cconvnet::aligned(masked_by, dx) && gradient.aligned(); }
 
-  template <int WIDTH, bool ALIGNED>
-  __device__ __forceinline__ Fetched<WIDTH> fetch(int64_t i) const {
+  template <int WIDTH>
+  __device__ __forceinline__ Fetched<WIDTH> fetch(int i) const {
     Fetched<WIDTH> fetched;
-    if (masked_by) fetched.mask = load_from<WIDTH, ALIGNED>(masked_by + i);
-    fetched.gradient = gradient.template fetch<WIDTH, ALIGNED>(i);
+    if (masked_by) fetched.mask = load<WIDTH>(masked_by + i);
+    fetched.gradient = gradient.template fetch<WIDTH>(i);
     return fetched;
   }
 
-  template <int WIDTH, bool ALIGNED>
-  __device__ __forceinline__ Vector<WIDTH> term(int64_t i, const Fetched<WIDTH>& fetched) const {
-    Vector<WIDTH> value = gradient.template term<WIDTH, ALIGNED>(i, fetched.gradient);
+  template <int WIDTH>
+  __device__ __forceinline__ Vector<WIDTH> term(int i, const Fetched<WIDTH>& fetched) const {
+    Vector<WIDTH> value = gradient.template term<WIDTH>(i, fetched.gradient);
     if (masked_by) value = masked<T>(value, fetched.mask, scale);
-    store_to<ALIGNED>(dx + i, value);
+    store(dx + i, value);
     return value;
   }
 };
 
+// Adds the STRANDS strands of a warp, of which a lane has a vector. Lanes keep halves of the vectors while
+// there are any: the lane of strand s returns the sum of column s * WIDTH / STRANDS.
+template <int STRANDS, int WIDTH>
+__device__ __forceinline__ float add_strands(const Vector<WIDTH>& strand, int s) {
+  if constexpr (STRANDS == 1) {
+    static_assert(WIDTH == 1, "a vector must have no more columns than there are strands");
+    return strand.lane[0];
+  } else {
+    constexpr int APART = STRANDS / 2, KEPT = (WIDTH + 1) / 2;
+    const bool upper = s & APART;
+    Vector<KEPT> kept;
+#pragma unroll
+    for (int i = 0; i < KEPT; ++i) {
+      const float low = strand.lane[i], high = strand.lane[WIDTH - KEPT + i];
+      const float theirs = __shfl_xor_sync(kFullWarp, upper ? low : high, APART * kTileVectors);
+      kept.lane[i] = (upper ? high : low) + theirs;
+    }
+    return add_strands<APART>(kept, s);
+  }
+}
+
 template <int WIDTH>
 struct ColumnSumsShared {
-  Vector<WIDTH> sums[kThreads];
+  float strands[kSumStrands][kTileVectors * WIDTH];
 };
 
-// sums[blockIdx.y, k] = the sum over rows blockIdx.y*chunk_rows .. +chunk_rows of source[rows,k], for the
-// tile of `tile_vectors` vectors that begins at vector blockIdx.x * tile_vectors.
-template <int WIDTH, bool ALIGNED, class Source>
+// A source that reads one row at once has much to compute: its code is not repeated.
+template <class Source>
+constexpr int kUnrolledTurns = Source::BATCH == 1 ? 1 : kStrandRows / Source::BATCH;
+
+struct ColumnSumsArguments {
+  uint32_t rows;
+  int groups, k;
+  Divider tiles;
+  bool groups_of_groups;
+};
+
+// sums[i,k] = the sum over the i-th group, or group of groups, of the rows of source[rows,k].
+template <int WIDTH, class Source>
 __global__ void __launch_bounds__(kThreads, 1)  // without the 1 nvcc spills registers of pooled gradients
-    column_sums(int rows, int k, int chunk_rows, int tile_vectors, Source source, float* sums) {
-  Vector<WIDTH>* shared = shared_memory<ColumnSumsShared<WIDTH>>().sums;
-  const int thread_rows = kThreads / tile_vectors;
-  const int row = threadIdx.x / tile_vectors;
-  const int tile_vector = threadIdx.x - row * tile_vectors;
-  const int column = (blockIdx.x * tile_vectors + tile_vector) * WIDTH;
-  const bool active = row < thread_rows && column < k;
+    column_sums(ColumnSumsArguments args, Source source, float* sums) {
+  auto& strands = shared_memory<ColumnSumsShared<WIDTH>>().strands;
+  const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
+  const int vector = lane % kTileVectors, strand = lane / kTileVectors;
+  int tile;
+  const int block = args.tiles.divide(blockIdx.x, tile);
+  const int first_column = tile * kTileVectors * WIDTH;
+  const int first_group = block * (args.groups_of_groups ? kSumRows : kWarps) + warp;
+  const int column = first_column + vector * WIDTH;
+  const bool has_columns = column < args.k;
+  // Of the tile: the column whose sum the lane has after the addition of strands.
+  const int own = vector * WIDTH + strand * WIDTH / kSumStrands;
+  const bool writes = has_columns && strand % (kSumStrands / WIDTH) == 0;
 
-  Vector<WIDTH> sum = zeros<WIDTH>();
-  if (active) {
-    const int begin = blockIdx.y * chunk_rows;
-    const int64_t step = int64_t{thread_rows} * k;
-    int64_t i = (int64_t{begin} + row) * k + column;
-    for (int left = min(chunk_rows, rows - begin) - row; left > 0; left -= Source::BATCH * thread_rows) {
+  const auto sum_of_group = [&](int group) {
+    const uint32_t row = static_cast<uint32_t>(group) * kSumRows + strand;  // may reach 2^31
+    const int rows_left = has_columns ? static_cast<int>(args.rows - row) : 0;
+    Vector<WIDTH> of_strand = zeros<WIDTH>();
+#pragma unroll kUnrolledTurns < Source>
+    for (int j = 0; j < kStrandRows; j += Source::BATCH) {
       typename Source::template Fetched<WIDTH> fetched[Source::BATCH];
+      const auto at = [&](int l) { return static_cast<int>(row + (j + l) * kSumStrands) * args.k + column; };
+      const auto inside = [&](int l) { return (j + l) * kSumStrands < rows_left; };
 #pragma unroll
-      for (int j = 0; j < Source::BATCH; ++j) {
-        if (j * thread_rows < left) fetched[j] = source.template fetch<WIDTH, ALIGNED>(i + j * step);
+      for (int l = 0; l < Source::BATCH; ++l) {
+        if (inside(l)) fetched[l] = source.template fetch<WIDTH>(at(l));
       }
 #pragma unroll
-      for (int j = 0; j < Source::BATCH; ++j) {
-        if (j * thread_rows < left) {
-          add_to(sum, source.template term<WIDTH, ALIGNED>(i + j * step, fetched[j]));
-        }
+      for (int l = 0; l < Source::BATCH; ++l) {
+        if (inside(l)) add_to(of_strand, source.template term<WIDTH>(at(l), fetched[l]));
       }
-      i += Source::BATCH * step;
     }
-  }
-  shared[threadIdx.x] = sum;
+    return add_strands<kSumStrands>(of_strand, strand);
+  };
 
-  int count = thread_rows;
-  while (count > 1) {
-    const int half = (count + 1) / 2;
-    __syncthreads();
-    if (row + half < count) add_to(shared[threadIdx.x], shared[threadIdx.x + half * tile_vectors]);
-    count = half;
+  if (!args.groups_of_groups) {
+    if (first_group >= args.groups) return;
+    const float sum = sum_of_group(first_group);
+    if (writes) sums[first_group * args.k + first_column + own] = sum;
+    return;
   }
-  if (active && row == 0) store_to<ALIGNED>(sums + int64_t{blockIdx.y} * k + column, shared[threadIdx.x]);
+  // Groups beyond the last add zeros.
+  float sum = 0.0f;
+#pragma unroll Source::GROUPS
+  for (int i = 0; i < kStrandRows; ++i) sum += sum_of_group(first_group + i * kWarps);
+
+  if (writes) strands[warp][own] = sum;
+  __syncthreads();
+  const int mine = threadIdx.x;
+  if (mine >= kTileVectors * WIDTH || first_column + mine >= args.k) return;
+  float of[kSumStrands];
+#pragma unroll
+  for (int s = 0; s < kSumStrands; ++s) of[s] = strands[s][mine];
+#pragma unroll
+  for (int apart = kSumStrands / 2; apart > 0; apart /= 2) {
+#pragma unroll
+    for (int s = 0; s < apart; ++s) of[s] += of[s + apart];
+  }
+  sums[block * args.k + first_column + mine] = of[0];
 }
 
 template <int WIDTH, class Source>
-void launch_column_sums(int rows, int k, int chunk_rows, const Source& source, float* sums, Stream stream) {
-  const int max_tile_columns = rows == chunk_rows && rows <= kTargetBlocks ? kNarrowTile : kWideTile;
-  const int vectors = k / WIDTH;
-  const int max_tile_vectors = std::min(max_tile_columns / WIDTH, kMaxTileVectors);
-  const int tiles = static_cast<int>(ceil_div(vectors, max_tile_vectors));
-  const int tile_vectors = static_cast<int>(ceil_div(vectors, tiles));  // equal tiles: few idle threads
-  const dim3 grid(tiles, static_cast<unsigned>(ceil_div(rows, chunk_rows)));
-  if (source.aligned() && aligned(sums)) {
-    CCONVNET_LAUNCH((column_sums<WIDTH, true, Source>), grid, kThreads, stream, rows, k, chunk_rows,
-                    tile_vectors, source, sums);
-  } else {
-    CCONVNET_LAUNCH((column_sums<WIDTH, false, Source>), grid, kThreads, stream, rows, k, chunk_rows,
-                    tile_vectors, source, sums);
-  }
+void launch_column_sums(const BiasProblem& problem, const Source& source, float* sums, Stream stream) {
+  const bool groups_of_groups = RowsSummed(problem).groups_of_groups;
+  const int64_t tiles = ceil_div(problem.k, kTileVectors * WIDTH);
+  const int64_t blocks = tiles * ceil_div(problem.rows, groups_of_groups ? kGroupsRows : kBlockRows);
+  const ColumnSumsArguments args = {static_cast<uint32_t>(problem.rows),
+                                    static_cast<int>(ceil_div(problem.rows, kSumRows)), problem.k,
+                                    Divider(static_cast<int>(tiles)), groups_of_groups};
+  CCONVNET_LAUNCH((column_sums<WIDTH, Source>), dim3(static_cast<unsigned>(blocks)), kThreads, stream, args,
+                  source, sums);
 }
 
-// The first launch reads vectors of WIDTH elements. The second, which sums the chunks' floats, has a width of
-// its own.
+template <class T, class Source>
+void sum_columns_of(const BiasProblem& problem, const Source& source, float* db, void* workspace,
+                    Stream stream);
+
+// WIDTH is that of the source's vectors. `workspace` has room for floats_between.
 template <int WIDTH, class Source>
 void sum_columns(const BiasProblem& problem, const Source& source, float* db, void* workspace,
                  Stream stream) {
-  const Chunks chunks(problem);
-  float* const sums = chunks.count == 1 ? db : static_cast<float*>(workspace);
-  launch_column_sums<WIDTH>(problem.rows, problem.k, chunks.rows, source, sums, stream);
-  if (chunks.count == 1) return;
-  const Values<float> partial{sums};
-  if (problem.k % kVectorWidth<float> == 0) {
-    launch_column_sums<kVectorWidth<float>>(chunks.count, problem.k, chunks.count, partial, db, stream);
-  } else {
-    launch_column_sums<1>(chunks.count, problem.k, chunks.count, partial, db, stream);
-  }
+  const BiasProblem rest = {RowsSummed(problem).left, problem.k};
+  float* const sums = rest.rows == 1 ? db : static_cast<float*>(workspace);
+  launch_column_sums<WIDTH>(problem, source, sums, stream);
+  if (rest.rows > 1) sum_columns_of<float>(rest, Values<float>{sums}, db, sums + rest.count(), stream);
 }
 
-// With the vectors of a T where they divide the columns. They need no alignment: the order of additions depends
-// on the width, and must not depend on the addresses of the arrays.
+// With the vectors of a T where they divide the columns and the arrays are aligned.
 template <class T, class Source>
 void sum_columns_of(const BiasProblem& problem, const Source& source, float* db, void* workspace,
                     Stream stream) {
-  if (problem.k % kVectorWidth<T> == 0) {
+  if (problem.k % kVectorWidth<T> == 0 && source.aligned()) {
     sum_columns<kVectorWidth<T>>(problem, source, db, workspace, stream);
   } else {
     sum_columns<1>(problem, source, db, workspace, stream);

@@ -103,7 +103,6 @@ GemmSize dgrad_size(const ConvProblem& problem) {
 
 // One class's matrix product in one group: a block's view of the problem. In shared memory, as GemmBlock.
 struct DgradClass {
-  uint32_t number;
   Residue h, w;
   uint32_t first_input, first_output;  // channels
   uint32_t first_weight;               // of the first tap and output channel
@@ -128,8 +127,7 @@ struct DgradClass {
                                     problem.r, problem.dilation_h, args.taps_h);
     const Residue w = Residue::make(residue % args.classes_w, problem.w, problem.stride_w, problem.pad_w,
                                     problem.s, problem.dilation_w, args.taps_w);
-    return {residue,
-            h,
+    return {h,
             w,
             group * args.c_per_group,
             group * args.k_per_group,
@@ -249,26 +247,19 @@ struct DgradOutput {
     const uint32_t h = view.h.first + i * problem.stride_h, w = view.w.first + j * problem.stride_w;
     return ((n * problem.h + h) * problem.w + w) * problem.c + view.first_input;
   }
-  __device__ __forceinline__ uint32_t sums(uint32_t m, uint32_t rows, uint32_t channel) const {
-    const uint32_t most = args.size.m;
-    if (m >= most) return kOutside;
-    return (view.number * ((most + rows - 1) / rows) + m / rows) * args.problem.c + channel;
+  __device__ __forceinline__ uint32_t sums(uint32_t m, uint32_t channel) const {
+    return m < static_cast<uint32_t>(args.size.m) ? m / kSumRows * args.problem.c + channel : kOutside;
   }
 };
 
 // ---- the sums of an epilogue ----------------------------------------------------------------------------
 
-constexpr int kTensorSumRows = 32, kOtherSumRows = 16;  // the rows that are summed in a tile
-template <class Tile>
-constexpr int kSumRows = Tile::TENSOR ? kTensorSumRows : kOtherSumRows;
-
-// The matrix of the tiles' sums: of groups of `rows` rows of each class.
-BiasProblem groups_of_rows(const ConvProblem& problem, int rows) {
-  const int classes = classes_h(problem) * classes_w(problem);
-  return {classes * static_cast<int>(ceil_div(dgrad_size(problem).m, rows)), problem.c};
+// The matrix of the tiles' sums. There is one class, so that neighbouring rows are neighbouring pixels.
+BiasProblem groups_of_rows(const ConvProblem& problem) {
+  return {static_cast<int>(ceil_div(pixels_of(problem).rows, kSumRows)), problem.c};
 }
 
-// A product that was split along k, as a matrix that is summed.
+// A product that was split along k, as a matrix of floats that is summed. dx may have another type.
 template <class T>
 struct SplitSums {
   static constexpr int BATCH = 1;
@@ -280,15 +271,16 @@ struct SplitSums {
 
   bool aligned() const { return cconvnet::aligned(partials) && count % kVectorWidth<float> == 0; }
 
-  template <int WIDTH, bool ALIGNED>
-  __device__ __forceinline__ Vector<WIDTH> fetch(int64_t i) const {
-    return load_from<WIDTH, ALIGNED>(partials + i);
+  template <int WIDTH>
+  __device__ __forceinline__ Vector<WIDTH> fetch(int i) const {
+    return load<WIDTH>(partials + i);
   }
 
-  template <int WIDTH, bool ALIGNED>
-  __device__ __forceinline__ Vector<WIDTH> term(int64_t i, Vector<WIDTH> sum) const {
+  template <int WIDTH>
+  __device__ __forceinline__ Vector<WIDTH> term(int i, Vector<WIDTH> sum) const {
+#pragma unroll 4
     for (int split = 1; split < splits; ++split) {
-      add_to(sum, load_from<WIDTH, ALIGNED>(partials + int64_t{split} * count + i));
+      add_to(sum, load<WIDTH>(partials + int64_t{split} * count + i));
     }
     return rounded_to<T>(sum);
   }
@@ -304,13 +296,13 @@ __global__ void __launch_bounds__(Tile::THREADS, Tile::MIN_BLOCKS)
   std::conditional_t<Tile::TENSOR, const DgradClass, const DgradClass&> view =
       DgradClass::shared(args, block.batch, kDepthStep<Tile, Tile::BLOCK_M, Reached<T>>,
                          kDepthStep<Tile, Tile::BLOCK_N, Weights<T>>);
-  // The grid is made for the largest class. The sums of rows that a smaller one does not have are zeros.
-  if (block.m >= static_cast<uint32_t>(view.gemm_m) && !arrays.destination.output.sums) return;
+  if (block.m >= static_cast<uint32_t>(view.gemm_m)) return;  // the grid is made for the largest class
   const auto product = multiply<Tile>(Reached<T>{args, view, arrays.dy}, Weights<T>{args, view, arrays.w},
                                       block, view.gemm_k, args.grid);
-  static_assert(decltype(product)::SUM_ROWS == kSumRows<Tile>, "all rows of a table must sum alike");
-  static_assert(decltype(product)::ROWS % decltype(product)::MY_SUM_ROWS == 0,
-                "a warp must have all rows of a sum");
+  if constexpr (decltype(product)::SUMS) {
+    static_assert(decltype(product)::ROWS % decltype(product)::MY_SUM_ROWS == 0,
+                  "a warp must have all rows of a sum");
+  }
   arrays.destination.store(product, block, DgradOutput{args, view}, view.first_input, view.gemm_m,
                            args.size.n);
 }
@@ -339,7 +331,10 @@ void launch(const ConvProblem& problem, const DgradArguments& args, Stream strea
                                       max_taps_w,
                                       Divider(max_taps_w),
                                       Divider(std::max(1, problem.s / taps_w.step))};
-  float* const sums = args.epilogue.db && grid.splits == 1 ? static_cast<float*>(args.sums) : nullptr;
+  float* const db = args.epilogue.db;
+  const bool one_class = classes_h(problem) * classes_w(problem) == 1;
+  float* const sums =
+      db && Tile::TENSOR && one_class && grid.splits == 1 ? static_cast<float*>(args.sums) : nullptr;
   const DgradPointers<T> pointers = {static_cast<const T*>(args.dy),
                                      static_cast<const T*>(args.w),
                                      {{args.epilogue, dx, whole_groups(size.n, dx, args.workspace), sums},
@@ -349,15 +344,16 @@ void launch(const ConvProblem& problem, const DgradArguments& args, Stream strea
   CCONVNET_LAUNCH_SHARED((conv_dgrad_implicit_gemm<Tile>), grid.blocks(), Tile::THREADS, Tile::LAUNCH_BYTES,
                          stream, parameters, pointers);
   if (sums) {
-    const BiasProblem groups = groups_of_rows(problem, kSumRows<Tile>);
-    sum_columns_of<float>(groups, Values<float>{sums}, args.epilogue.db, sums + groups.count(), stream);
-  } else if (args.epilogue.db) {
+    const BiasProblem groups = groups_of_rows(problem);
+    sum_columns_of<float>(groups, Values<float>{sums}, db, sums + groups.count(), stream);
+  } else if (db && grid.splits > 1) {
     const SplitSums<T> split = {problem.x_count(), static_cast<int>(grid.splits),
                                 static_cast<const float*>(args.workspace)};
-    sum_columns_of<T>(pixels_of(problem), InputGradients<T, SplitSums<T>>(split, args.epilogue, dx),
-                      args.epilogue.db, args.sums, stream);
+    sum_columns_of<float>(pixels_of(problem), InputGradients<T, SplitSums<T>>(split, args.epilogue, dx), db,
+                          args.sums, stream);
   } else {
     pointers.destination.reduce(grid, problem.c, stream);
+    if (db) bias_grad(pixels_of(problem), dx, db, args.sums, stream);
   }
 }
 
@@ -417,11 +413,9 @@ const DgradTable& conv_dgrad_table() {
 }
 
 size_t dgrad_sums_workspace(const ConvProblem& problem) {
-  size_t bytes = bias_grad_workspace(pixels_of(problem));
-  for (int rows : {kTensorSumRows, kOtherSumRows}) {
-    const BiasProblem groups = groups_of_rows(problem, rows);
-    bytes = std::max(bytes, sizeof(float) * groups.count() + bias_grad_workspace(groups));
-  }
+  const BiasProblem groups = groups_of_rows(problem);
+  const size_t bytes = std::max(bias_grad_workspace(pixels_of(problem)),
+                                sizeof(float) * groups.count() + bias_grad_workspace(groups));
   return ceil_div(bytes, kVectorBytes) * kVectorBytes;
 }
 

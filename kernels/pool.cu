@@ -78,7 +78,7 @@ __global__ void __launch_bounds__(kThreads) pool_forward(PoolArguments args, con
 }
 
 // The gradient of one vector of the input. Average pooling reads neither x nor y.
-template <Pooling POOLING, int WIDTH, bool ALIGNED, class T>
+template <Pooling POOLING, int WIDTH, class T>
 __device__ __forceinline__ Vector<WIDTH> pooled_gradient(const PoolArguments& args, int vector, const T* x,
                                                          const T* y, const T* dy) {
   const PoolProblem& problem = args.problem;
@@ -89,17 +89,16 @@ __device__ __forceinline__ Vector<WIDTH> pooled_gradient(const PoolArguments& ar
                                         problem.window_w, problem.q);
 
   Packed<WIDTH, T> own;
-  if (POOLING == Pooling::max) own = load_packed_from<WIDTH, ALIGNED>(x + vector * WIDTH);
+  if (POOLING == Pooling::max) own = load_packed<WIDTH>(x + vector * WIDTH);
   Vector<WIDTH> result = zeros<WIDTH>();
   for (int p = rows.begin; p < rows.end; ++p) {
     const float height = counted_size(p, problem.stride_h, problem.pad_h, problem.window_h, args.counted_h);
     for (int q = columns.begin; q < columns.end; ++q) {
       const int offset = ((at.n * problem.p + p) * problem.q + q) * problem.c + at.c;
       if (POOLING == Pooling::max) {
-        add_where_equal(result, own, load_packed_from<WIDTH, ALIGNED>(y + offset),
-                        load_packed_from<WIDTH, ALIGNED>(dy + offset));
+        add_where_equal(result, own, load_packed<WIDTH>(y + offset), load_packed<WIDTH>(dy + offset));
       } else {
-        const Vector<WIDTH> gradient = load_from<WIDTH, ALIGNED>(dy + offset);
+        const Vector<WIDTH> gradient = load<WIDTH>(dy + offset);
         const float count =
             height * counted_size(q, problem.stride_w, problem.pad_w, problem.window_w, args.counted_w);
 #pragma unroll
@@ -115,7 +114,7 @@ __global__ void __launch_bounds__(kThreads, 1)  // without the 1 nvcc spills reg
     pool_backward(PoolArguments args, const T* x, const T* y, const T* dy, T* dx) {
   const int64_t vector = int64_t{blockIdx.x} * kThreads + threadIdx.x;
   if (vector >= args.vectors) return;
-  store(dx + vector * WIDTH, pooled_gradient<POOLING, WIDTH, true>(args, static_cast<int>(vector), x, y, dy));
+  store(dx + vector * WIDTH, pooled_gradient<POOLING, WIDTH>(args, static_cast<int>(vector), x, y, dy));
 }
 
 // The same as a matrix that is summed. `args` are those of its vectors.
@@ -130,15 +129,14 @@ struct PooledGradients {
 
   bool aligned() const { return cconvnet::aligned(x, y, dy); }
 
-  template <int WIDTH, bool ALIGNED>
-  __device__ __forceinline__ Fetched<WIDTH> fetch(int64_t) const {
+  template <int WIDTH>
+  __device__ __forceinline__ Fetched<WIDTH> fetch(int) const {
     return {};
   }
 
-  template <int WIDTH, bool ALIGNED>
-  __device__ __forceinline__ Vector<WIDTH> term(int64_t i, Fetched<WIDTH>) const {
-    const int vector = static_cast<int>(i / WIDTH);
-    return rounded_to<T>(pooled_gradient<POOLING, WIDTH, ALIGNED>(args, vector, x, y, dy));
+  template <int WIDTH>
+  __device__ __forceinline__ Vector<WIDTH> term(int i, Fetched<WIDTH>) const {
+    return rounded_to<T>(pooled_gradient<POOLING, WIDTH>(args, i / WIDTH, x, y, dy));
   }
 };
 
@@ -186,15 +184,14 @@ void launch_backward(const PoolProblem& problem, const PoolArrays<T>& arrays, St
                   arrays.y, arrays.dy, arrays.out);
 }
 
-template <Pooling POOLING, class T>
+template <Pooling POOLING, int WIDTH, class T>
 void launch_backward_and_sum(const PoolProblem& problem, const PoolArrays<T>& arrays,
                              const InputEpilogue& epilogue, Stream stream) {
-  const int width = problem.c % kVectorWidth<T> == 0 ? kVectorWidth<T> : 1;
-  const PoolArguments args = pool_arguments(problem, problem.h, problem.w, width);
+  const PoolArguments args = pool_arguments(problem, problem.h, problem.w, WIDTH);
   const PooledGradients<POOLING, T> gradients = {args, arrays.x, arrays.y, arrays.dy};
-  sum_columns_of<T>(pixels_of(problem),
-                    InputGradients<T, PooledGradients<POOLING, T>>(gradients, epilogue, arrays.out),
-                    epilogue.db, arrays.workspace, stream);
+  sum_columns<WIDTH>(pixels_of(problem),
+                     InputGradients<T, PooledGradients<POOLING, T>>(gradients, epilogue, arrays.out),
+                     epilogue.db, arrays.workspace, stream);
 }
 
 // ---- selection ------------------------------------------------------------------------------------------
@@ -228,14 +225,15 @@ const PoolTable<T>& backward_table() {
   return table;
 }
 
-// The order of the sums must not depend on the row, which depends on the addresses of the arrays.
 template <Pooling POOLING, class T>
 void backward(const PoolProblem& problem, const PoolArrays<T>& arrays, const InputEpilogue& epilogue,
               Stream stream) {
-  if (epilogue.db) {
-    launch_backward_and_sum<POOLING>(problem, arrays, epilogue, stream);
-  } else {
+  if (!epilogue.db) {
     backward_table<POOLING, T>().run(problem, arrays, stream, nullptr);
+  } else if (vectors_divide_channels<T>(problem) && arrays.aligned() && aligned(epilogue.masked_by)) {
+    launch_backward_and_sum<POOLING, kVectorWidth<T>>(problem, arrays, epilogue, stream);
+  } else {
+    launch_backward_and_sum<POOLING, 1>(problem, arrays, epilogue, stream);
   }
 }
 

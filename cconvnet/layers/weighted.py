@@ -163,12 +163,8 @@ class WeightedLayer(Layer):
         )
 
     def can_finish(self, index: int, epilogue: InputEpilogue) -> bool:
-        """True on a CPU, if the layer before has a bias for each channel of this input.
-
-        CUDA kernels of products add a bias's gradient in another order than bias_grad does. A network whose
-        layers are on two devices, where nothing is fused over the copy, would then train to other bits.
-        """
-        return self.device.kind == "cpu" and epilogue.sums(self.branches[index].problem.c)
+        """True if the layer before has a bias for each channel of this input."""
+        return epilogue.sums(self.branches[index].problem.c)
 
     def _scale(self) -> float:
         """The factor by which the last forward pass multiplied the outputs that it kept."""

@@ -413,14 +413,14 @@ def _apart(operation: str, problem: Any, inputs: dict[str, Any], call: Callable[
                 y = call("dropout", dropout, {"x": y.ravel(), "step": step})["y"]
             return {"y": y}
         case _, "dgrad":
-            return _epilogue_apart(operation, problem, given, call, same_sums=False)
+            return _epilogue_apart(operation, problem, given, call)
         case _, "wgrad":
             sgd = given.pop("update")
             dw = call(operation, problem, {name: given.pop(name) for name in ("x", "dy")})["dw"]
             return call("sgd_update", sgd, {"g": dw, **given})
     match operation:
         case "maxpool_backward" | "avgpool_backward":
-            return _epilogue_apart(operation, problem, given, call, same_sums=True)
+            return _epilogue_apart(operation, problem, given, call)
         case "sgd_update":
             w_bf16 = given.pop("w_bf16")
             updated = call(operation, problem, given)
@@ -443,7 +443,10 @@ def _apart(operation: str, problem: Any, inputs: dict[str, Any], call: Callable[
             if given["relu"]:
                 flat = {"y": given["x"].ravel(), "dy": dx.ravel()}
                 dx = call("relu_backward", NeuronProblem(dx.size), flat)["dx"]
-            return {"dx": dx}
+            if "db" not in given:
+                return {"dx": dx}
+            pixels = BiasProblem(dx.size // pool.c, pool.c)
+            return {"dx": dx, **call("bias_grad", pixels, {"dy": dx.reshape(pixels.rows, pixels.k)})}
         case "softmax_cross_entropy":
             scale = given.pop("scale")
             forward = call("softmax_cross_entropy_forward", problem, given)
@@ -453,19 +456,17 @@ def _apart(operation: str, problem: Any, inputs: dict[str, Any], call: Callable[
 
 
 def _epilogue_apart(
-    operation: str, problem: Any, given: dict[str, Any], call: Callable[..., Outputs], same_sums: bool
+    operation: str, problem: Any, given: dict[str, Any], call: Callable[..., Outputs]
 ) -> Outputs:
-    """Compute dx by a pass without an epilogue and others, and db where its sums have the same order."""
+    """Compute dx by a pass without an epilogue, and apply the epilogue by other operations."""
     options = {name: given.pop(name) for name in ("masked_by", "scale", "db") if name in given}
     dx = call(operation, problem, given)["dx"]
     pixels = BiasProblem(dx.size // dx.shape[-1], dx.shape[-1])
     if "masked_by" in options:
         y = options["masked_by"].reshape(pixels.rows, pixels.k)
         inputs = {"y": y, "dy": dx, "scale": options["scale"]}
-        wanted = call("relu_bias_backward", pixels, inputs)
-    else:
-        wanted = {"dx": dx, **call("bias_grad", pixels, {"dy": dx})}
-    return wanted if same_sums else {"dx": wanted["dx"]}
+        return call("relu_bias_backward", pixels, inputs)
+    return {"dx": dx, **call("bias_grad", pixels, {"dy": dx})}
 
 
 def check_fused(

@@ -15,11 +15,11 @@
 // So a thread reads of a column once for all its rows, and starts the reads of several elements before it
 // writes the first.
 //
-// An output with SUMS also has the sums of its columns over groups of SUM_ROWS rows, a matrix of floats, with
+// An output with SUMS also has the sums of its columns over groups of kSumRows rows, a matrix of floats, with
 //   static constexpr bool SUMS;          whether it can have them
 //   float* sums;                         the matrix, or null
-// A group's sum is added in an order of its own: 8 strands of every eighth row, added like a tree. So it is
-// the same in all tiles of tensor cores, and so, in groups of 16 rows, is that of the other tiles.
+// The order of additions is that of column_sums.cuh. Tiles of tensor cores have whole strands in each warp;
+// others have no sums.
 #pragma once
 
 #include "column_sums.cuh"
@@ -282,14 +282,14 @@ __device__ __forceinline__ auto write_alone(const Writer& writer, uint32_t i, ui
 //                                   and kOutside if it is beyond the last. All threads call it together.
 //   column(j)                       the tile's column where the thread's j-th group begins
 //   sums(i, j)                      the j-th group of the i-th row
-// and, for the sums of columns,
-//   SUM_ROWS, MY_SUM_ROWS           how many rows are summed, and how many of these a thread has
+//   SUMS                            whether it can sum columns, by the rest:
+//   MY_SUM_ROWS                     how many of kSumRows rows a thread has
 //   STRANDS                         how many strands a thread has of them, in turn
 //   ROW_LANES                       how many lanes are beside each other in a row of the tile
 //   first_row(i)                    the tile's row where the warp's i-th rows begin
 // `layout.row(m)` returns the output's index where row m of C begins; column 0 of C is channel first_channel.
-// `layout.sums(m, SUM_ROWS, channel)`, for an output that SUMS, returns the index of the sum of the rows from
-// row m on, and kOutside if none is wanted.
+// `layout.sums(m, channel)`, for an output that SUMS, returns the index of the sum of the rows from row m on,
+// and kOutside if there are none.
 template <class Product, class Output, class Layout>
 __device__ __forceinline__ void store_tile(const Product& product, const Output& output, const Layout& layout,
                                            uint32_t first_m, uint32_t first_n, uint32_t first_channel,
@@ -298,7 +298,8 @@ __device__ __forceinline__ void store_tile(const Product& product, const Output&
   const auto& writer = output.writer();
   const auto column = [&](int j) { return first_n + product.column(j); };
   const auto columns_left = [&](int j) { return gemm_n - static_cast<int>(column(j)); };
-  ColumnSums<Product, Output::SUMS> column_sums;
+  constexpr bool SUMS = Output::SUMS && Product::SUMS;
+  ColumnSums<Product, SUMS> column_sums;
   decltype(writer.template columns<kGroup>(0)) columns[Product::GROUPS] = {};
 #pragma unroll
   for (int j = 0; j < Product::GROUPS; ++j) {
@@ -342,14 +343,14 @@ __device__ __forceinline__ void store_tile(const Product& product, const Output&
         column_sums.add(l, j, written);
       }
     }
-    if constexpr (Output::SUMS) {
+    if constexpr (SUMS) {
       if (output.sums && (i + Product::AHEAD) % Product::MY_SUM_ROWS == 0) {
         const uint32_t m = first_m + product.first_row(i + Product::AHEAD - Product::MY_SUM_ROWS);
         column_sums.finish([&](int j, const Vector<kGroup>& sum) {
 #pragma unroll
           for (int part = 0; part < kGroup; ++part) {
             if (part >= columns_left(j)) continue;
-            const uint32_t to = layout.sums(m, Product::SUM_ROWS, first_channel + column(j) + part);
+            const uint32_t to = layout.sums(m, first_channel + column(j) + part);
             if (to != kOutside) output.sums[to] = sum.lane[part];
           }
         });

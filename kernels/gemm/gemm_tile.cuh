@@ -259,7 +259,7 @@ template <class Tile>
 class Multiplier {
  public:
   static constexpr int ROWS = Tile::THREAD_M, GROUPS = Tile::SQUARES_N, AHEAD = 1, UNROLLED = ROWS;
-  static constexpr int SUM_ROWS = 4 * Tile::LANES_M, MY_SUM_ROWS = 4, STRANDS = 1, ROW_LANES = Tile::LANES_N;
+  static constexpr bool SUMS = false;
 
   __device__ __forceinline__ Multiplier() {
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
@@ -305,9 +305,6 @@ class Multiplier {
 
   // The tile's row of the thread's i-th row of outputs, and the tile's column of its j-th square.
   __device__ __forceinline__ int row(int i) const { return m_ + i / 4 * STEP_M + i % 4; }
-  __device__ __forceinline__ int first_row(int i) const {
-    return threadIdx.x / 32 / WARPS_N * Tile::LANES_M * 4 + i / 4 * STEP_M;
-  }
   __device__ __forceinline__ int column(int j) const { return n_ + j * STEP_N; }
   __device__ __forceinline__ Vector<4> sums(int i, int j) const {
     return {{sum_[i][j * 4], sum_[i][j * 4 + 1], sum_[i][j * 4 + 2], sum_[i][j * 4 + 3]}};

@@ -356,7 +356,8 @@ class TensorShare {
   static constexpr int LANES = SPAN / kGroup, ROWS_AT_ONCE = 32 / LANES;
   static constexpr int ROWS = Tile::WARP_M / ROWS_AT_ONCE, GROUPS = Tile::WARP_N / SPAN;
   static constexpr int AHEAD = GROUPS == 1 ? 8 : 2, UNROLLED = 1;
-  static constexpr int SUM_ROWS = 32, MY_SUM_ROWS = SUM_ROWS / ROWS_AT_ONCE, STRANDS = 8 / ROWS_AT_ONCE;
+  static constexpr bool SUMS = true;
+  static constexpr int MY_SUM_ROWS = kSumRows / ROWS_AT_ONCE, STRANDS = kSumStrands / ROWS_AT_ONCE;
   static constexpr int ROW_LANES = LANES;
   static_assert(LANES <= 32 && ROWS % AHEAD == 0, "a row's columns must be written at once");
   static_assert(MY_SUM_ROWS % AHEAD == 0 && AHEAD % STRANDS == 0,

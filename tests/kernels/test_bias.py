@@ -8,7 +8,8 @@ import pytest
 from cconvnet._problem import BiasProblem
 from cconvnet.devices import Device
 from cconvnet.testing import compare
-from cconvnet.testing.check import check, check_fused, run
+from cconvnet.testing.check import check, check_fused, make_inputs, run
+from cconvnet.testing.reference.base import Array, to_float
 
 PROBLEMS = [
     BiasProblem(1, 1),
@@ -43,6 +44,35 @@ def test_gradient_behind_a_relu(device: Device, element: str, problem: BiasProbl
     check_fused("relu_bias_backward", problem, device, element=element, scale=1 / 0.7)
     for offset in (2, 4):
         check_fused("relu_bias_backward", problem, device, element=element, scale=1.0, offset=offset)
+
+
+def sums_of_groups(matrix: Array) -> Array:
+    """Add groups of 32 rows, each in 8 strands that are added like a tree."""
+    rows, columns = matrix.shape
+    strands = np.zeros((-(-rows // 32), 4, 8, columns), np.float32)
+    strands.reshape(-1, columns)[:rows] = matrix
+    sums = np.zeros_like(strands[:, 0])
+    for turn in range(4):
+        sums += strands[:, turn]
+    for apart in (4, 2, 1):
+        sums = sums[:, :apart] + sums[:, apart:]
+    return sums[:, 0]
+
+
+@pytest.mark.parametrize("rows", [1, 31, 33, 1024, 1025, 9000, 40_000])
+@pytest.mark.parametrize("columns", [3, 40])
+def test_the_order_of_additions(device: Device, element: str, rows: int, columns: int) -> None:
+    """On GPUs it depends on the number of rows alone."""
+    if device.kind not in ("cuda", "emulator"):
+        pytest.skip("CPUs have an order of their own")
+    problem = BiasProblem(rows, columns)
+    inputs = make_inputs("bias_grad", problem, "real", element=element)
+    wanted = sums_of_groups(to_float(inputs["dy"], (rows, columns)))
+    while len(wanted) > 1:
+        wanted = sums_of_groups(wanted)
+    for offset in (0, 4):
+        db = run("bias_grad", problem, device, inputs, element=element, offset=offset)["db"]
+        compare.assert_same_bits("db", db, wanted[0])
 
 
 @pytest.mark.parametrize("problem", PROBLEMS[3:6], ids=repr)

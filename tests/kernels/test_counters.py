@@ -28,7 +28,6 @@ pytestmark = pytest.mark.usefixtures("counting_build")
 # Wavefronts of shared memory for each that would be needed without conflicts, by the source file of the
 # access. nvcc joins neighbouring loads of floats into wide ones; the counts take them one by one.
 CONFLICTS = {
-    "kernels/column_sums.cuh": 4.02,
     "kernels/conv_few_channels.cu": 1.23,
     "kernels/gemm/gemm_tile.cuh": 1.05,
     "kernels/lrn.cu": 1.41,
