@@ -2,7 +2,7 @@
 
 A parameter is updated in one of two ways, to the same bits. Either all gradients are computed first and
 :func:`moves` lists the pieces that :func:`update` then changes. Or each layer updates its pieces as soon as
-it has their gradients, by :class:`FusedUpdates`.
+it has their gradients, by :class:`FusedUpdates`. These move biases together at the end of a step.
 """
 
 from __future__ import annotations
@@ -212,27 +212,107 @@ def update(piece: Piece, rate: float, momentum: float) -> None:
     piece.limit_norm()
 
 
+_VECTOR = 4  # floats; kernels load as many at once where an array begins at a multiple of them
+
+
+class JoinedBiases:
+    """Biases that are neighbours in memory, so that one update can move them all.
+
+    Attributes:
+        parameters: whose they are, each with one piece.
+        value: float[count] on the device, the values of all pieces, with zeros between them.
+        gradient: likewise.
+        velocity: likewise.
+    """
+
+    TENSORS = ("value", "gradient", "velocity")
+
+    def __init__(
+        self,
+        parameters: Sequence[Parameter],
+        device: Device,
+        allocate: Callable[..., Any],
+        release: Callable[..., None],
+    ) -> None:
+        self.parameters = list(parameters)
+        starts = [0]
+        for parameter in parameters:
+            starts.append(starts[-1] + -(-parameter.count // _VECTOR) * _VECTOR)
+        count = starts[-1]
+        self.value, self.gradient, self.velocity = (allocate(device, (count,)) for _ in self.TENSORS)
+        for parameter, begin in zip(parameters, starts, strict=False):
+            (piece,) = parameter.pieces
+            for tensor in self.TENSORS:
+                own = getattr(piece, tensor)
+                release(device, own)
+                part = getattr(self, tensor)[begin : begin + own.size]
+                setattr(piece, tensor, part.reshape(own.shape))
+            piece.working = piece.value
+
+    def reset(self, device: Device) -> None:
+        """Set all values, gradients and velocities to 0."""
+        for tensor in self.TENSORS:
+            device.fill(getattr(self, tensor), np.zeros(self.value.shape, np.float32))
+
+
+def _joinable(parameters: Iterable[Parameter]) -> list[list[Parameter]]:
+    """Return groups of two or more biases whose updates differ in nothing but their arrays."""
+    groups: dict[Any, list[Parameter]] = {}
+    for parameter in parameters:
+        if parameter.of != "bias" or len(parameter.pieces) != 1:
+            continue
+        key = (parameter.rate_factor, parameter.weight_decay, parameter.momentum, parameter.lr_curve)
+        groups.setdefault(key, []).append(parameter)
+    return [group for group in groups.values() if len(group) > 1]
+
+
 class FusedUpdates:
     """Updates on one device that layers do themselves as soon as they have a gradient.
 
     Rates live on the device so a captured graph reads the current ones. A non-zero `halt` leaves all
-    parameters unchanged.
+    parameters unchanged. A bias alone is a launch for little work, so biases of equal rates are joined, and
+    :meth:`finish` moves them.
 
     Attributes:
         halt: int32[1] on the device.
         frozen: the names of the parameters whose rate is 0.
+        groups: the biases that may move together.
+        joined: the names of those that do, by `finish`, since their rates are equal.
     """
 
-    def __init__(self, parameters: Iterable[Parameter], device: Device, allocate: Callable[..., Any]) -> None:
+    def __init__(
+        self,
+        parameters: Iterable[Parameter],
+        device: Device,
+        allocate: Callable[..., Any],
+        release: Callable[..., None],
+    ) -> None:
+        """Join biases.
+
+        Args:
+            parameters: all of the network, whose pieces are not yet used.
+            device: where they are.
+            allocate: takes memory for as long as the network lives: (device, shape, dtype) -> array.
+            release: gives back what it took: (device, array).
+        """
         self.frozen: frozenset[str] = frozenset()
+        self.joined: frozenset[str] = frozenset()
         self.halt = allocate(device, (1,), np.int32)
         self._device = device
         self._parameters = list(parameters)
+        self.groups = [
+            JoinedBiases(group, device, allocate, release) for group in _joinable(self._parameters)
+        ]
         self._rates = allocate(device, (len(self._parameters), 2))
         self._rates_of = {
             parameter.name: self._rates[index] for index, parameter in enumerate(self._parameters)
         }
         self._last: Array | None = None
+
+    def reset(self) -> None:
+        """Set the joined biases to 0, before the parameters are set to their first values."""
+        for group in self.groups:
+            group.reset(self._device)
 
     def set_rates(self, lr: float | Mapping[str, float], momentum: float) -> None:
         """Set the rates from now on, as for :func:`moves`."""
@@ -240,10 +320,13 @@ class FusedUpdates:
         if self._last is None or not np.array_equal(rates, self._last):
             self._device.fill(self._rates, rates)
             self._last = rates
-            self.frozen = frozenset(
+            of = {p.name: tuple(row) for p, row in zip(self._parameters, rates, strict=True)}
+            self.frozen = frozenset(name for name, (rate, _) in of.items() if rate == 0)
+            self.joined = frozenset(
                 parameter.name
-                for parameter, (rate, _) in zip(self._parameters, rates, strict=True)
-                if rate == 0
+                for group in self.groups
+                if len({of[parameter.name] for parameter in group.parameters}) == 1
+                for parameter in group.parameters
             )
 
     def of(self, piece: Piece) -> tuple[Any, ...] | None:
@@ -256,8 +339,8 @@ class FusedUpdates:
         return (problem, piece.velocity, piece.value, piece.rounded, rates, self.halt)
 
     def apply(self, piece: Piece) -> None:
-        """Update a piece by its gradient."""
-        if (update := self.of(piece)) is None:
+        """Update a piece by its gradient, unless it is joined with others."""
+        if piece.parameter.name in self.joined or (update := self.of(piece)) is None:
             return
         problem, velocity, value, rounded, rates, halt = update
         device = self._device
@@ -265,3 +348,19 @@ class FusedUpdates:
             problem, piece.gradient, velocity, value, device.stream, w_bf16=rounded, rates=rates, halt=halt
         )
         piece.limit_norm()
+
+    def finish(self) -> None:
+        """Update the joined biases, once all of them have their gradients."""
+        for group in self.groups:
+            first = group.parameters[0]
+            if first.name not in self.joined or first.name in self.frozen:
+                continue
+            self._device.module.sgd_update(
+                _problem(group.value.size, 0.0, 0.0, first.weight_decay),
+                group.gradient,
+                group.velocity,
+                group.value,
+                self._device.stream,
+                rates=self._rates_of[first.name],
+                halt=self.halt,
+            )

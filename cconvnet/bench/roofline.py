@@ -138,6 +138,9 @@ class Recorder:
         for parameter in network.parameters.values():
             for piece in parameter.pieces:
                 self._owners[id(piece.value)] = labels[parameter.layer]
+        # Joined biases move behind the backward pass of the first layer.
+        for group in network.graph.updates.groups if network.graph.updates is not None else ():
+            self._owners[id(group.value)] = labels[group.parameters[0].layer]
 
     def _within(self, label: str, phase: str, method: Callable[..., None], *arguments: Any) -> None:
         outer, self._layer, self.phase = self._layer, label, phase

@@ -306,6 +306,11 @@ class Graph:
         """Allocate what layers share, gradients and workspaces, and what updates parameters."""
         element = self._site(self.devices[0]).element
         readers = collections.Counter(id(tensor) for layer in self._order for tensor in layer.inputs)
+        self.updates: FusedUpdates | None = None
+        if len(self.devices) == 1:
+            (device,) = self.devices
+            memory = self.memory
+            self.updates = FusedUpdates(self.parameters.values(), device, memory.allocate, memory.release)
         if fuse:
             self._fuse_gradients(readers)
         before = dict(self.memory.bytes)
@@ -314,10 +319,6 @@ class Graph:
         before = dict(self.memory.bytes)
         allocate_workspaces(self._order, self.memory, element)
         self.workspace_bytes = _grown(before, self.memory)
-        self.updates: FusedUpdates | None = None
-        if len(self.devices) == 1:
-            (device,) = self.devices
-            self.updates = FusedUpdates(self.parameters.values(), device, self.memory.allocate)
 
     def _fuse_gradients(self, readers: collections.Counter[int]) -> None:
         """Let backward passes compute the gradients of the ReLU and the bias of the layer before them."""

@@ -35,6 +35,10 @@ class Memory:
         self.bytes[device.name] = self.bytes.get(device.name, 0) + int(array.nbytes)
         return array
 
+    def release(self, device: Device, array: Any) -> None:
+        """Count an array no longer, whose last reference the caller drops."""
+        self.bytes[device.name] -= int(array.nbytes)
+
     def _array(self, device: Device, shape: tuple[int, ...], dtype: Any) -> Any:
         return device.empty(shape, dtype)
 

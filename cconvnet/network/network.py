@@ -89,6 +89,8 @@ class Network:
         self.layers = self.graph.layers
         self.parameters = self.graph.parameters
         self.memory = self.graph.memory.bytes
+        if self.graph.updates is not None:
+            self.graph.updates.reset()
         for parameter in self.parameters.values():
             parameter.reset()
 

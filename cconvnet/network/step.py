@@ -108,6 +108,10 @@ class Runner:
         """Run the backward pass of all layers; with `updates`, parameters move on the way."""
         for layer in self.graph.backward:
             self.backward_layer(layer, updates)
+        if updates is not None and updates.joined:
+            last = next(layer for layer in reversed(self.graph.backward) if layer.pieces)
+            with last.device as device:
+                self.call(last, device, "update", updates.finish)
 
     def update(self, lr: float | Mapping[str, float], momentum: float) -> None:
         """Move every parameter by its gradient."""
@@ -180,9 +184,9 @@ class Runner:
         if self.observer is not None:
             work()
             return
-        # The captured work depends on what it does not read from the device: the number of images and
-        # the frozen parameters.
-        key = (self.count, updates.frozen)
+        # The captured work depends on what it does not read from the device: the number of images, the
+        # frozen parameters and those that move together.
+        key = (self.count, updates.frozen, updates.joined)
         if key not in self.captured:
             self.captured[key] = None
             work()

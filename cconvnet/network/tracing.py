@@ -27,7 +27,7 @@ class Span:
 
     Attributes:
         layer: its name; the names of fused layers joined with +.
-        what: one of PASSES. On one device the update is part of "backward".
+        what: one of PASSES. On one device updates are part of "backward", but for that of biases.
         lane: the device, or "cpu:0 to cpu:1" for a copy.
         begin: in seconds since the step began.
         end: likewise.

@@ -70,7 +70,7 @@ def test_bench_roofline_tells_layers_and_writes_files(tmp_path: Path) -> None:
     arguments = ("--batch", 1, "--steps", 1, "--warmup", 0, "--device", "emulator:0", "--json", file)
     text = succeed("bench", "roofline", *arguments)
     result = json.loads(file.read_text())
-    assert (result["what"], result["net"], len(result["rows"])) == ("roofline", "lenet", 24)
+    assert (result["what"], result["net"], len(result["rows"])) == ("roofline", "lenet", 20)
     assert all(
         words in text for words in ("conv2", "dgrad", "limits, measured:", "furthest from their floor")
     )
