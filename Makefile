@@ -47,8 +47,8 @@ REPORT_SECONDS := $(if $(filter command line,$(origin SECONDS)),$(SECONDS))
 # The architecture whose code `make machine-code` reads.
 ARCH ?= sm_90a
 
-.PHONY: help jobs train venv base cpu cuda emulator emulator-debug packages test test-quick test-times check-long lint format \
-    docs clean modules counting gpu-report sanitize machine-code results wheel
+.PHONY: help jobs train venv base cpu cuda emulator emulator-debug packages test test-quick test-times check-long lint linted \
+    dev format docs clean modules counting gpu-report sanitize machine-code results wheel
 
 jobs:
 	@echo $(JOBS)
@@ -174,10 +174,15 @@ check-long: $(VENV)/.requirements  ## run all tests, the slow ones too: 3,000 ra
 GENERATORS := problem_stubs training_keywords reference
 
 lint: $(VENV)/.requirements  ## ruff, mypy, clang-format and fresh references, changing nothing
-	@$(call build,base,.installed-dev)
+	@$(call build,base,.installed-dev) linted
+
+linted: $(VENV)/.installed-dev
 	@$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/mypy
 	@for tool in $(GENERATORS); do $(VENV)/bin/python tools/$$tool.py --check || exit 1; done
 	@git ls-files '*.cu' '*.cuh' '*.h' '*.cpp' | xargs $(VENV)/bin/clang-format --dry-run --Werror
+
+dev: $(VENV)/.requirements  ## build everything, and lint while modules are compiled
+	@$(call build,$(TESTED_MODULES),.installed-dev) linted
 
 format: $(VENV)/.requirements  ## format every source file, and write the reference in docs/
 	@$(call build,base,.installed-dev)
@@ -334,6 +339,9 @@ endif
 
 modules: $(MODULES:%=$(OUT)/%$(EXT)) $(CUDA_KERNELS:%=$(BUILD)/cuda/%.o)  ## compile the modules alone, for PYTHON into OUT
 	@:
+
+# The references are made from what these modules contain.
+linted: $(OUT)/_problem$(EXT) $(OUT)/_pixels$(EXT)
 
 # Besides the package itself: CuPy for a GPU.
 packages: $(VENV)/.installed $(if $(and $(GPU_ARCHS),$(filter _cuda,$(MODULES))),$(VENV)/.installed-cuda)
