@@ -82,7 +82,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 class Outcome(NamedTuple):
-    """What failed, or nothing, and whether a process that ended came to the mutant."""
+    """First failure of the tests, if any, and whether a process that ended came to the mutant."""
 
     failure: str
     reached: bool
