@@ -2,11 +2,11 @@
 
     python benchmarks/cifar_quick.py --data cifar10/ --json benchmarks/results/cifar-quick-cpu-MACHINE.json
 
-Both sides train `cifar-quick` from the same weights, with the same order of images and the same rates, and
-test after every epoch. In each precision one follows the other, in processes of their own. Our seconds are
-those of a whole run of `cconvnet train`: decoding, checkpoints and log included. PyTorch's are those of its
-steps and tests alone, on images that are decoded already, in the faster of its two layouts, with malloc's
-thresholds raised.
+Both sides train `cifar-quick` from the same weights, with the same order of images and the same rates, which
+rise in a warm-up and fall linearly to 0, and test after every epoch. In each precision one follows the other,
+in processes of their own. Our seconds are those of a whole run of `cconvnet train`: decoding, checkpoints and
+log included. PyTorch's are those of its steps and tests alone, on images that are decoded already, in the
+faster of its two layouts, with malloc's thresholds raised.
 """
 
 from __future__ import annotations
@@ -31,6 +31,14 @@ from cconvnet.runs import read_log  # noqa: E402
 
 NET = "cifar-quick"
 DEVICE = "cpu:0"
+# Options of `cconvnet train`, which both sides follow.
+RECIPE = {"epochs": 12, "lr": 0.002, "warmup": 0.0, "lr-scale": "", "momentum": 0.9}
+
+
+def recipe_of(options: argparse.Namespace) -> dict[str, Any]:
+    """Return the options of the training by their names on the command line, without empty ones."""
+    given = {name: getattr(options, name.replace("-", "_")) for name in RECIPE}
+    return {name: value for name, value in given.items() if value != ""}
 
 
 def ours(options: argparse.Namespace, precision: str) -> dict[str, Any]:
@@ -39,7 +47,8 @@ def ours(options: argparse.Namespace, precision: str) -> dict[str, Any]:
         out = f"{folder}/run"
         command = [sys.executable, "-m", "cconvnet", "train", "--net", NET, "--data", options.data]
         command += ["--device", DEVICE, "--precision", precision, "--seed", str(options.seed), "--quiet"]
-        command += ["--epochs", str(options.epochs), "--lr", str(options.lr), "--lr-schedule", "linear"]
+        command += ["--lr-schedule", "linear"]
+        command += [word for name, value in recipe_of(options).items() for word in (f"--{name}", str(value))]
         begin = time.perf_counter()
         subprocess.run([*command, "--out", out], check=True, cwd=ROOT)
         seconds = time.perf_counter() - begin
@@ -49,9 +58,10 @@ def ours(options: argparse.Namespace, precision: str) -> dict[str, Any]:
 
 def pytorch(options: argparse.Namespace, precision: str) -> dict[str, Any]:
     """Train by PyTorch; return the seconds of steps and tests, and the test error after each epoch."""
-    arguments = {name: getattr(options, name) for name in ("data", "seed", "epochs", "lr")}
+    arguments = {"net": NET, "data": options.data, "precision": precision, "seed": options.seed}
+    recipe = {name.replace("-", "_"): value for name, value in recipe_of(options).items()}
     target = "cconvnet.bench.peers.pytorch_training:PyTorchTraining"
-    with Worker(target, {"net": NET, "precision": precision, **arguments}, RAISED_MALLOC) as worker:
+    with Worker(target, {**arguments, "recipe": recipe}, RAISED_MALLOC) as worker:
         found: dict[str, Any] = worker.ask("train")
         return found
 
@@ -62,11 +72,12 @@ SIDES: dict[str, Callable[[argparse.Namespace, str], dict[str, Any]]] = {"cconvn
 def compare(options: argparse.Namespace) -> dict[str, Any]:
     """Train in each precision by each side; print and return the results."""
     about = machine.describe(get_device(DEVICE))
-    recipe = {"epochs": options.epochs, "lr": options.lr, "lr_schedule": "linear"}
+    recipe = recipe_of(options)
     # Results do not contain the path of the data.
     about["command"] = f"cifar_quick.py --data {Path(options.data).name} --seed {options.seed}" + "".join(
-        f" --{name} {recipe[name]}" for name in ("epochs", "lr")
+        f" --{name} {value}" for name, value in recipe.items()
     )
+    recipe["lr-schedule"] = "linear"
     result: dict[str, Any] = {"what": NET, "machine": about, "recipe": recipe, "runs": []}
     for precision in options.precisions.split(","):
         for side in options.sides.split(","):
@@ -84,10 +95,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--data", required=True, help="folder of CIFAR-10's pictures")
     parser.add_argument("--seed", type=int, default=1, help="of weights and order (1)")
-    parser.add_argument("--epochs", type=int, default=12, help="of each run (12)")
-    parser.add_argument(
-        "--lr", type=float, default=0.002, help="first rate, which falls to 0 linearly (0.002)"
-    )
+    for name, value in RECIPE.items():
+        parser.add_argument(
+            f"--{name}", type=type(value), default=value, help=f"as of `cconvnet train` ({value or 'none'})"
+        )
     parser.add_argument("--precisions", default="fp32,bf16", help="with commas (fp32,bf16)")
     parser.add_argument("--sides", default=",".join(SIDES), help=f"with commas ({','.join(SIDES)})")
     parser.add_argument("--json", type=Path, help="file for the result")

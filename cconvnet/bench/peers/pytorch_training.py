@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import statistics
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -21,13 +23,31 @@ from cconvnet import nets
 from cconvnet.bench.peers.pytorch_net import Net
 from cconvnet.data import Loader, mean_image, open_source
 from cconvnet.data.splits import StoredSplit
+from cconvnet.nets import LayerSpec, NetSpec, RateCurve
+from cconvnet.nets.specs import WeightedSpec
 from cconvnet.network import Network
+from cconvnet.training.option_values import parse_lr_scale
+from cconvnet.training.schedule import StepSchedule
 
 Array = np.ndarray[Any, Any]
 
 LAYOUTS = {"nchw": torch.contiguous_format, "channels_last": torch.channels_last}
 # Steps that are timed in each layout.
 _STEPS = 20
+
+
+def with_lr_scale(spec: NetSpec, factors: Mapping[str, float]) -> NetSpec:
+    """Return the network with the rates of some layers multiplied."""
+
+    def changed(layer: LayerSpec) -> LayerSpec:
+        if layer.name not in factors or not isinstance(layer, WeightedSpec):
+            return layer
+        factor = factors[layer.name]
+        return dataclasses.replace(
+            layer, lr_scale=factor * layer.lr_scale, bias_lr_scale=factor * layer.bias_lr_scale
+        )
+
+    return dataclasses.replace(spec, layers=tuple(map(changed, spec.layers)))
 
 
 class PyTorchTraining:
@@ -40,15 +60,16 @@ class PyTorchTraining:
         data: A folder of pictures, as for `cconvnet train`.
         precision: "fp32", or "bf16": autocast.
         seed: The seed of the weights and of the order.
-        epochs: The length of the training.
-        lr: The first rate, which falls to 0 linearly.
+        recipe: ``epochs``, ``lr``, ``warmup``, ``momentum`` and, if any, ``lr_scale``, as options of
+            `cconvnet train`. After the warm-up the rates fall to 0 linearly.
     """
 
-    def __init__(self, net: str, data: str, precision: str, seed: int, epochs: int, lr: float) -> None:
+    def __init__(self, net: str, data: str, precision: str, seed: int, recipe: Mapping[str, Any]) -> None:
         set_up(None, precision)
-        self.spec = nets.build(net)
-        self.batch, self.momentum = self.spec.recipe.batch, self.spec.recipe.momentum
-        self.seed, self.epochs, self.lr = seed, epochs, lr
+        self.spec = with_lr_scale(nets.build(net), parse_lr_scale(recipe.get("lr_scale", {})))
+        self.batch, self.momentum = self.spec.recipe.batch, recipe["momentum"]
+        self.seed, self.epochs = seed, recipe["epochs"]
+        self.schedule = StepSchedule(recipe["lr"], curve=RateCurve("linear"), warmup=recipe["warmup"])
         self.bf16 = precision == "bf16"
         source = open_source(data, size=self.spec.input.height)
         assert isinstance(source.train, StoredSplit) and isinstance(source.test, StoredSplit)
@@ -66,7 +87,7 @@ class PyTorchTraining:
         self.model = Net(self.spec, self.state).to(memory_format=self.format)  # type: ignore[call-overload]
         groups = self.model.param_groups(1.0, self.momentum)
         self.scales = [group["lr"] for group in groups]
-        self.optimizer = torch.optim.SGD(groups, lr=self.lr, momentum=self.momentum, fused=True)
+        self.optimizer = torch.optim.SGD(groups, lr=self.schedule.lr, momentum=self.momentum, fused=True)
 
     def _logits(self, images: Array) -> Tensor:
         x = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(memory_format=self.format)
@@ -104,12 +125,11 @@ class PyTorchTraining:
         errors = []
         begin = time.perf_counter()
         with Loader(self.images, self.batch, self.seed) as loader:
-            steps = self.epochs * loader.steps_per_epoch
-            done = 0
             for epoch in range(self.epochs):
-                for part in loader.epoch(epoch):
-                    self._step(part.images, part.labels, self.lr * (1 - done / steps))
-                    done += 1
+                for index, part in enumerate(loader.epoch(epoch)):
+                    done = epoch + index / loader.steps_per_epoch
+                    lr = self.schedule.lr * self.schedule.course(done, self.epochs)
+                    self._step(part.images, part.labels, lr)
                 errors.append(self._error())
         seconds = time.perf_counter() - begin
         what = f"PyTorch {torch.__version__}, {self.layout}, {torch.get_num_threads()} threads"
