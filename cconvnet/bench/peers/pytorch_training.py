@@ -60,14 +60,14 @@ class PyTorchTraining:
         data: A folder of pictures, as for `cconvnet train`.
         precision: "fp32", or "bf16": autocast.
         seed: The seed of the weights and of the order.
-        recipe: ``epochs``, ``lr``, ``warmup``, ``momentum`` and, if any, ``lr_scale``, as options of
-            `cconvnet train`. After the warm-up the rates fall to 0 linearly.
+        recipe: ``epochs``, ``batch``, ``lr``, ``warmup``, ``momentum`` and, if any, ``lr_scale``, as options
+            of `cconvnet train`. After the warm-up the rates fall to 0 linearly.
     """
 
     def __init__(self, net: str, data: str, precision: str, seed: int, recipe: Mapping[str, Any]) -> None:
         set_up(None, precision)
         self.spec = with_lr_scale(nets.build(net), parse_lr_scale(recipe.get("lr_scale", {})))
-        self.batch, self.momentum = self.spec.recipe.batch, recipe["momentum"]
+        self.batch, self.momentum = recipe["batch"], recipe["momentum"]
         self.seed, self.epochs = seed, recipe["epochs"]
         self.schedule = StepSchedule(recipe["lr"], curve=RateCurve("linear"), warmup=recipe["warmup"])
         self.bf16 = precision == "bf16"
