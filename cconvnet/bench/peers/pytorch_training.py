@@ -22,7 +22,7 @@ from torch import Tensor
 from cconvnet import nets
 from cconvnet.bench.peers.pytorch_net import Net
 from cconvnet.data import Loader, mean_image, open_source
-from cconvnet.data.splits import StoredSplit
+from cconvnet.data.splits import Split, StoredSplit
 from cconvnet.nets import LayerSpec, NetSpec, RateCurve
 from cconvnet.nets.specs import WeightedSpec
 from cconvnet.network import Network
@@ -34,6 +34,11 @@ Array = np.ndarray[Any, Any]
 LAYOUTS = {"nchw": torch.contiguous_format, "channels_last": torch.channels_last}
 # Steps that are timed in each layout.
 _STEPS = 20
+
+
+def in_memory(split: Split) -> Split:
+    """Return the images decoded. A small source has them in memory already."""
+    return split.into_memory() if isinstance(split, StoredSplit) else split
 
 
 def with_lr_scale(spec: NetSpec, factors: Mapping[str, float]) -> NetSpec:
@@ -72,8 +77,7 @@ class PyTorchTraining:
         self.schedule = StepSchedule(recipe["lr"], curve=RateCurve("linear"), warmup=recipe["warmup"])
         self.bf16 = precision == "bf16"
         source = open_source(data, size=self.spec.input.height)
-        assert isinstance(source.train, StoredSplit) and isinstance(source.test, StoredSplit)
-        self.images, self.tests = source.train.into_memory(), source.test.into_memory()
+        self.images, self.tests = in_memory(source.train), in_memory(source.test)
         self.mean = torch.from_numpy(mean_image(self.images)).permute(2, 0, 1)[None]
         self.state = Network(self.spec, batch=self.batch, devices=["cpu:0"], seed=seed).state()
         seconds = {layout: self._seconds_of_step(layout) for layout in LAYOUTS}
