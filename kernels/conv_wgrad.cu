@@ -199,14 +199,14 @@ const WgradTable& conv_wgrad_table() {
       "conv_wgrad",
       {// A side of 96 is for AlexNet's first and fourth layers.
        tensor_row<bfloat16, 128, 128, 64, 64, 64, 3>(), tensor_row<bfloat16, 96, 128, 64, 48, 64, 3>(),
-       tensor_row<bfloat16, 64, 128, 64, 32, 64, 3>(), tensor_row<bfloat16, 64, 64, 64, 32, 32, 3>(),
-       tensor_row<float, 128, 128, 32, 64, 64, 3>(), tensor_row<float, 96, 128, 32, 48, 64, 3>(),
-       tensor_row<float, 64, 128, 32, 32, 64, 3>(), tensor_row<float, 64, 64, 32, 32, 32, 3>(),
-       fp32x3_row<64, 64, 16, 32, 32, 4>(), fp32_row<128, 128, 16, 8, 8, 4>(),
-       fp32_row<96, 128, 16, 8, 8, 4>(), fp32_row<64, 128, 16, 8, 8, 4>(), fp32_row<64, 64, 16, 8, 4, 4>(),
-       fp32_row<32, 128, 16, 4, 8, 4>(), fp32_row<32, 32, 16, 4, 4, 4>(), fp32_row<96, 128, 8, 8, 8, 1>(),
-       fp32_row<64, 128, 8, 8, 8, 1>(), fp32_row<64, 64, 8, 8, 4, 1>(), fp32_row<32, 128, 8, 4, 8, 1>(),
-       fp32_row<32, 32, 8, 4, 4, 1>(),
+       tensor_row<bfloat16, 192, 96, 64, 96, 48, 2>(), tensor_row<bfloat16, 64, 128, 64, 32, 64, 3>(),
+       tensor_row<bfloat16, 64, 64, 64, 32, 32, 3>(), tensor_row<float, 128, 128, 32, 64, 64, 3>(),
+       tensor_row<float, 96, 128, 32, 48, 64, 3>(), tensor_row<float, 64, 128, 32, 32, 64, 3>(),
+       tensor_row<float, 64, 64, 32, 32, 32, 3>(), fp32x3_row<64, 64, 16, 32, 32, 4>(),
+       fp32_row<128, 128, 16, 8, 8, 4>(), fp32_row<96, 128, 16, 8, 8, 4>(), fp32_row<64, 128, 16, 8, 8, 4>(),
+       fp32_row<64, 64, 16, 8, 4, 4>(), fp32_row<32, 128, 16, 4, 8, 4>(), fp32_row<32, 32, 16, 4, 4, 4>(),
+       fp32_row<96, 128, 8, 8, 8, 1>(), fp32_row<64, 128, 8, 8, 8, 1>(), fp32_row<64, 64, 8, 8, 4, 1>(),
+       fp32_row<32, 128, 8, 4, 8, 1>(), fp32_row<32, 32, 8, 4, 4, 1>(),
        // Problems that tensor cores do not support.
        bf16_row<64, 128, 8, 8, 8, 1>(), bf16_row<32, 32, 8, 4, 4, 1>()},
       few_channels_wgrad_rows());

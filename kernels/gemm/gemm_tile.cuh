@@ -91,6 +91,7 @@ struct Tile {
   // multiprocessor, 168 for 12.
   static constexpr bool MANY_LOADS = VECTOR == 1 || BLOCK_M * BLOCK_K > 8 * THREADS;
   static constexpr int REGISTERS = MANY_LOADS && THREAD_M * THREAD_N > 32 ? 168 : 128;
+  static constexpr bool SPARES_REGISTERS = false;  // as in TensorTile
   static constexpr int MIN_BLOCKS = 65536 / (REGISTERS * THREADS);
   // The number of the operands' elements that must be side by side, in the direction where memory is
   // contiguous.

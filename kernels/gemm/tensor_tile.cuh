@@ -35,6 +35,7 @@ struct TensorTile {
   // Registers for the sums and for what else a thread holds.
   static constexpr int SUMS = WARP_M * WARP_N / 32;
   static constexpr int REGISTERS = SUMS > 64 ? 255 : SUMS > 32 ? 168 : 128;
+  static constexpr bool SPARES_REGISTERS = SUMS <= 128;  // for copies of what is in shared memory
   static constexpr int MIN_BLOCKS = 65536 / (REGISTERS * THREADS);
   static constexpr int STAGE_BYTES = (BLOCK_M + BLOCK_N) * BLOCK_K * sizeof(T);
   static constexpr int RESULT_BYTES = (BLOCK_N + WARPS_N) * BLOCK_M * 4;
@@ -47,7 +48,7 @@ struct TensorTile {
   static_assert(BLOCK_M % WARP_M == 0 && BLOCK_N % WARP_N == 0, "warps must share the tile evenly");
   static_assert(WARP_M % 16 == 0 && WARP_N % 16 == 0, "operands are read by 16 rows");
   static_assert(BLOCK_K % PRODUCT_K == 0, "a step must be a whole number of products");
-  static_assert(SUMS <= 128, "more sums per lane would not fit in the registers");
+  static_assert(SUMS <= 144, "more sums per lane would not fit in the registers");
   static_assert(MIN_BLOCKS >= 1, "a block's threads must find their registers");
   static_assert(STAGES >= 2, "a step's pieces are copied while another's are multiplied");
   static_assert(STAGES > 2 || PARTS >= 2, "the copies of two stages need time to arrive");

@@ -42,7 +42,7 @@ def choice(operation: str, problem: Any) -> tuple[str, int]:
         ("resnet50/conv5_3x3", "conv_wgrad", "bf16", "bf16_128x128x64", 3),
         # One split more or less would start another wave.
         ("vgg16/conv2_1", "conv_wgrad", "bf16", "bf16_128x128x64", 52),
-        ("alexnet/conv4", "conv_wgrad", "bf16", "bf16_96x128x64", 7),
+        ("alexnet/conv4", "conv_wgrad", "bf16", "bf16_192x96x64", 7),
         # A block alone on a multiprocessor would leave its tensor cores idle between products.
         ("alexnet/conv3", "conv_wgrad", "bf16", "bf16_128x128x64", 7),
         ("alexnet/conv5", "conv_wgrad", "bf16", "bf16_128x128x64", 9),
@@ -50,7 +50,8 @@ def choice(operation: str, problem: Any) -> tuple[str, int]:
         ("vgg16/conv3_2", "conv_fprop", "bf16", "bf16_128x128x64", 1),
         ("alexnet/conv2", "conv_dgrad", "bf16", "bf16_256x48x64", 1),
         ("alexnet/conv2", "conv_dgrad", "tf32", "tf32_256x48x32", 1),
-        ("alexnet/conv4", "conv_fprop", "bf16", "bf16_128x192x64", 1),
+        ("alexnet/conv4", "conv_fprop", "bf16", "bf16_192x96x64", 1),
+        ("alexnet/conv4", "conv_dgrad", "bf16", "bf16_192x96x32", 1),
         # Few channels: tensor cores read patches.
         ("vgg16/conv1_1", "conv_fprop", "bf16", "few_channels_bf16_128x64", 1),
         ("vgg16/conv1_1", "conv_wgrad", "bf16", "few_channels_bf16_64x32", 262),
