@@ -15,6 +15,7 @@
 
 #include <algorithm>
 
+#include "column_sums.cuh"
 #include "gemm/gemm_tile.cuh"
 #include "gemm/split_tf32.cuh"
 #include "core/names.h"

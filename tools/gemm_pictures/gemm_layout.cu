@@ -91,7 +91,8 @@ int main() {
   using namespace cconvnet;
   // The tiles of the convolutions' selection tables.
   print_tensor_tile<TensorTile<bfloat16, 128, 128, 64, 64, 64, 3>>();
-  print_tensor_tile<TensorTile<bfloat16, 128, 192, 64, 64, 48, 2>>();
+  print_tensor_tile<TensorTile<bfloat16, 192, 96, 64, 96, 48, 2>>();
+  print_tensor_tile<TensorTile<bfloat16, 192, 96, 32, 96, 48, 4>>();
   print_tensor_tile<TensorTile<bfloat16, 128, 96, 64, 64, 48, 3>>();
   print_tensor_tile<TensorTile<bfloat16, 256, 48, 64, 64, 48, 2>>();
   print_tensor_tile<TensorTile<bfloat16, 128, 64, 64, 64, 32, 3>>();
