@@ -179,6 +179,7 @@ class TileLoader {
   __device__ __forceinline__ void fetch(Buffer& buffer, const DepthAt& depth_at) {
 #pragma unroll
     for (int j = 0; j < MY_DEPTHS; ++j) {
+      if (!ALONG_K && !mine(0, j)) continue;  // there is no such depth
       const typename Operand::DepthPart depth = depth_at(depth_of(j));
 #pragma unroll
       for (int i = 0; i < MY_ROWS; ++i) {
