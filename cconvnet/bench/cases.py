@@ -10,14 +10,13 @@ from typing import Any
 
 from cconvnet._problem import (
     BiasProblem,
-    ConvProblem,
     DropoutProblem,
-    FilterBlocksProblem,
     LrnProblem,
     SgdProblem,
     SoftmaxProblem,
 )
 from cconvnet.checks import whole
+from cconvnet.layers import over_blocks
 from cconvnet.operations import OPERATIONS
 from cconvnet.testing.networks import NETWORKS, Layer, layers
 from cconvnet.testing.problems import with_precision
@@ -141,33 +140,6 @@ def cases(network: str, batch: int, precision: str = "fp32", blocks: bool = Fals
     return found
 
 
-def over_blocks(problem: Any) -> ConvProblem | None:
-    """Return a convolution of images of few channels as one of stride 1, with blocks of pixels as channels.
-
-    Returns None if there is no such form. Windows that extend beyond the image read zeros behind the blocks.
-    """
-    if not isinstance(problem, ConvProblem):
-        return None
-    block = problem.stride_h
-    odd = block != problem.stride_w or problem.pad_h != problem.pad_w or problem.groups != 1
-    dilated = (problem.dilation_h, problem.dilation_w) != (1, 1)
-    if odd or dilated or block == 1 or min(problem.r, problem.s) < block or problem.c > 4:
-        return None
-    filters = FilterBlocksProblem(problem.k, problem.r, problem.s, problem.c, block)
-    _, r, s, channels = filters.blocks_shape
-    return ConvProblem(
-        problem.n,
-        -(-(problem.h + 2 * problem.pad_h) // block),
-        -(-(problem.w + 2 * problem.pad_w) // block),
-        channels,
-        problem.k,
-        r,
-        s,
-        precision=problem.precision,
-        outputs=(problem.p, problem.q),
-    )
-
-
 def _in_precision(problem: Any, precision: str) -> Any:
     return with_precision(problem, precision) if hasattr(problem, "precision") else problem
 
@@ -238,4 +210,4 @@ def select(table: list[Case], only: str | None) -> list[Case]:
     return [case for case in table if any(matches(case, pattern) for pattern in patterns)]
 
 
-__all__ = ["BLOCKS", "GEMMS", "NETWORKS", "Case", "cases", "find", "over_blocks", "select"]
+__all__ = ["BLOCKS", "GEMMS", "NETWORKS", "Case", "cases", "find", "select"]

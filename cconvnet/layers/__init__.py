@@ -9,6 +9,7 @@ pass it computes its parameters' and inputs' gradients from the output's.
 
 Modules, in reading order:
     base: activations, the base class Layer, and the site where a layer is built.
+    blocks: first layers over blocks of pixels.
     weighted: the passes of all layers with weights.
     conv, local, fc: layers with weights.
     neuron, pool, lrn, lrn_maxpool, contrast_norm, dropout: layers without weights.
@@ -19,6 +20,7 @@ Modules, in reading order:
 """
 
 from cconvnet.layers.base import CostLayer, Layer, Site, Tensor
+from cconvnet.layers.blocks import over_blocks
 from cconvnet.layers.conv import ConvLayer
 from cconvnet.layers.copy import CopyLayer
 from cconvnet.layers.dropout import Dropout
@@ -43,4 +45,5 @@ __all__ = [
     "initial_weights",
     "layer_type",
     "make_layer",
+    "over_blocks",
 ]

@@ -7,6 +7,7 @@ from typing import Self
 
 from cconvnet._problem import ConvProblem, InputProblem
 from cconvnet.layers.base import Site, Tensor
+from cconvnet.layers.blocks import blocks_serve
 from cconvnet.layers.weighted import FilterLayer
 from cconvnet.nets import ConvSpec, DropoutSpec, NetSpec
 
@@ -36,17 +37,9 @@ class ConvLayer(FilterLayer):
         None where it does not pay or cannot be.
         """
         own, image = spec.for_input(0), net.input
-        (r, s), (block, across), (pad, sideways) = own.window, own.stride, own.padding
-        if (
-            block != across
-            or block == 1
-            or not isinstance(pad, int)
-            or pad != sideways
-            or own.dilation != (1, 1)
-            or min(r, s) < block
-            or own.groups != 1
-            or image.channels > 4
-        ):
+        block, pad = own.stride[0], own.padding[0]
+        form = (own.window, own.stride, own.padding, own.dilation, own.groups)
+        if not isinstance(pad, int) or not blocks_serve(image.channels, *form):
             return None
         stored, seen = net.stored_shape, (image.height, image.width)
         return InputProblem(batch, *stored, *seen, image.center_mean, block, pad, net.recipe.pad)

@@ -17,12 +17,12 @@ import numpy as np
 
 from cconvnet._problem import (
     BiasProblem,
-    ConvProblem,
     DropoutProblem,
     FilterBlocksProblem,
     NeuronProblem,
 )
 from cconvnet.layers.base import Array, InputEpilogue, Layer, Site, Tensor, length
+from cconvnet.layers.blocks import over_blocks
 from cconvnet.layers.dropout import Dropout
 from cconvnet.nets import DropoutSpec, Init
 from cconvnet.operations import workspace_size
@@ -398,15 +398,9 @@ class FilterLayer(WeightedLayer):
         if blocks is None:
             return Branch(x, problem, weight)
         of_filters = FilterBlocksProblem(length(filters), r, s, blocks.c, blocks.block)
-        _, r, s, _ = of_filters.blocks_shape
-        # Windows that extend beyond the image, as when sizes are rounded up, read zeros behind the blocks.
-        windows = (problem.p, problem.q)
-        over_blocks = ConvProblem(
-            *blocks.y_shape, length(filters), r, s, precision=site.precision, outputs=windows
-        )
         return Branch(
             x,
-            over_blocks,
+            over_blocks(problem),
             weight,
             Blocks(
                 of_filters,

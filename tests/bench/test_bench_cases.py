@@ -8,8 +8,9 @@ import pytest
 
 from cconvnet import nets
 from cconvnet._problem import ConvProblem
-from cconvnet.bench.cases import NETWORKS, cases, find, over_blocks, select
+from cconvnet.bench.cases import NETWORKS, cases, find, select
 from cconvnet.devices import PRECISIONS
+from cconvnet.layers import over_blocks
 from cconvnet.network import Network
 from cconvnet.operations import OPERATIONS
 
