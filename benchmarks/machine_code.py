@@ -71,8 +71,18 @@ _TENSOR_SHARES = {
     r"^conv_dgrad_\w+<TensorTile<bfloat16, 128, 128, ": 0.31,
     r"^conv_wgrad_\w+<TensorTile<bfloat16, 128, 128, ": 0.33,
     r"^conv_fprop_\w+<TensorTile<float, 128, 128, ": 0.21,
-    r"^conv_(dgrad|wgrad)_\w+<TensorTile<float, 128, 128, ": 0.17,
+    r"^conv_(dgrad|wgrad)_\w+<TensorTile<float, 128, 128, ": 0.18,
 }
+
+
+def _before_products(name: str) -> int:
+    """Return the most instructions between a step's barrier and its first product."""
+    if "TensorTile<bfloat16" in name:
+        return 64
+    # nvcc computes more of this tile's addresses there.
+    return 125 if "TensorTile<float, 256, 48, " in name else 115
+
+
 _WIDE = (
     r"^(elementwise|limit_rows)<[48]\b",
     r"^column_sums<[48], ",
@@ -155,7 +165,7 @@ PROMISES = (
     Promise(
         "few instructions between a step's barrier and its first product",
         "_gemm<TensorTile<",
-        lambda kernel: kernel.before_products <= (64 if "TensorTile<bfloat16" in kernel.name else 125),
+        lambda kernel: kernel.before_products <= _before_products(kernel.name),
     ),
     Promise(
         "their share of products by tensor cores in the hot loop",
