@@ -191,8 +191,9 @@ class Counter {
   void access(uintptr_t address, size_t bytes, Kind kind, void* caller, Role role) {
     SharedObject* const object = shared_at(address);
     Site site{reinterpret_cast<uintptr_t>(caller), kind, object ? Space::shared : Space::global, 0, 0};
+    // Chips have accesses of 1, 2, 4, 8 and 16 bytes: a structure of three words takes three of 4 bytes.
+    site.bytes = static_cast<uint8_t>(std::min<size_t>(bytes & -bytes, widest));
     while (bytes > 0) {
-      site.bytes = static_cast<uint8_t>(std::min<size_t>(bytes, widest));
       const uint32_t number = sites.number(site);
       logs_[state.thread].push_back({number, object ? address - object->begin : address});
       if (options.races) look_for_races(object, address, site.bytes, number, role);

@@ -56,7 +56,7 @@ struct Wavefronts {
   unsigned needed = 0, least = 0;
 };
 
-// Of one request to shared memory; addresses are relative to its first byte.
+// Of one request to shared memory; addresses are relative to its first byte. `bytes` is a power of two.
 inline Wavefronts wavefronts_of(const Request& request, unsigned bytes) {
   const unsigned lanes_at_once = bytes <= 4 ? 32 : 128 / bytes;
   Wavefronts found;

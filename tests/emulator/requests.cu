@@ -58,6 +58,17 @@ __global__ void shared_small(T* y) {
   values[threadIdx.x] = y[threadIdx.x];  // LINE shared small
 }
 
+template <int WORDS>
+struct Words {
+  float at[WORDS];
+};
+
+template <int WORDS>
+__global__ void shared_words(const Words<WORDS>* x) {
+  auto* const words = reinterpret_cast<Words<WORDS>*>(shared_memory<Floats>().at);
+  words[threadIdx.x] = x[threadIdx.x];  // LINE shared words
+}
+
 __global__ void rows(int* y, int stride) {
   Floats& shared = shared_memory<Floats>();
   for (float& value : shared.at) value = 0;
@@ -119,6 +130,8 @@ int main() {
   of_one_warp("shared vectors 4 padded", shared_vectors<4>, y, 32);
   of_one_warp("shared small 2", shared_small<short>, reinterpret_cast<short*>(y));
   of_one_warp("shared small 1", shared_small<signed char>, reinterpret_cast<signed char*>(y));
+  of_one_warp("shared words 3", shared_words<3>, reinterpret_cast<const Words<3>*>(x));
+  of_one_warp("shared words 6", shared_words<6>, reinterpret_cast<const Words<6>*>(x));
   for (int stride : {4, 8, 32})
     of_one_warp("rows " + std::to_string(stride), rows, reinterpret_cast<int*>(y), stride);
   for (int inside : {32, 8}) of_one_warp("copies " + std::to_string(inside), copies, x, y, inside);

@@ -190,6 +190,9 @@ SHARED = {
     "shared vectors 4 padded": (16, 1, 32, 32, 4),
     "shared small 2": (2, 1, 32, 1, 1),
     "shared small 1": (1, 1, 32, 1, 1),
+    # Structures of words move in the widest pieces of one size.
+    "shared words 3": (4, 3, 96, 3, 3),
+    "shared words 6": (8, 3, 96, 6, 6),
     "rows 4": (16, 1, 32, 4, 4),
     "rows 8": (16, 1, 32, 8, 4),
     "rows 32": (16, 1, 32, 32, 4),
