@@ -201,8 +201,11 @@ LRN_POOL = {
     "begins_inside": (LrnProblem(1, 9, 10, 8, alpha=0.1), PoolProblem(1, 9, 10, 8, padding=(-1, -2))),
     "wide": (LrnProblem(1, 4, 4, 600, alpha=0.1), PoolProblem(1, 4, 4, 600)),
     "huge_window": (LrnProblem(1, 41, 40, 8, alpha=0.1), PoolProblem(1, 41, 40, 8, (40, 40), (1, 1))),
-    # More than one block shares the rows, the columns and, unequally, the channels.
-    "shared": (LrnProblem(1, 19, 21, 264, alpha=0.1), PoolProblem(1, 19, 21, 264, padding=(1, 1))),
+    # Blocks share the rows, the columns and the channels, and none of them equally, in either type.
+    "shared": (
+        LrnProblem(1, 9, 63, 136, alpha=0.1),
+        PoolProblem(1, 9, 63, 136, (3, 5), padding=(1, 1)),
+    ),
     "one_of_each": (LrnProblem(1, 1, 1, 1, alpha=0.5), PoolProblem(1, 1, 1, 1, (1, 1), (1, 1))),
 }
 

@@ -42,6 +42,7 @@ SEED = 2012
 MOST_SECONDS = 3000
 
 EPILOGUES = "tests/kernels/test_input_epilogue.py"
+EXTREMES = "tests/kernels/test_extremes.py"
 
 # The tests of each kernel file: those of its name, unless others are better.
 TESTS: dict[str, list[str]] = {
@@ -52,7 +53,14 @@ TESTS: dict[str, list[str]] = {
     "conv_wgrad.cu": ["test_conv.py", "-k", "conv_wgrad or update"],
     "conv_few_channels.cu": ["test_conv.py", "-k", "(fprop or wgrad) and (rgb or tail or groups)"],
     "gemm/split_reduce.cu": ["test_conv.py"],
-    "lrn_maxpool.cu": ["test_lrn_maxpool.py", EPILOGUES, "-k", "lrn_maxpool or normalisation"],
+    "lrn.cu": ["test_lrn.py", EXTREMES],
+    "lrn_maxpool.cu": [
+        "test_lrn_maxpool.py",
+        EPILOGUES,
+        EXTREMES,
+        "-k",
+        "lrn_maxpool or normalisation or lrn_and_pooling",
+    ],
     "pool.cu": ["test_pool.py", EPILOGUES, "-k", "pool"],
 }
 
