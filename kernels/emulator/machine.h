@@ -5,6 +5,9 @@
 // continues at once, with no scheduler in between. A round gives every thread that can run one turn. Threads
 // released meanwhile form the next round. When no thread can run and some still wait, they wait for threads
 // that will never arrive, and that is reported.
+//
+// In reverse order a round is of one warp, the last that can run. So a warp runs as far as it can before the
+// warps below it start. In the other orders all warps advance together, from one warp operation to the next.
 #pragma once
 
 #include <algorithm>
@@ -309,7 +312,12 @@ class Machine {
 
   void start_round() {
     round_next_ = round_size_ = 0;
-    for (int w = 0; w < warp_count_; ++w) {
+    int first = 0;
+    if (schedule_ == Schedule::reverse) {
+      first = warp_count_ - 1;
+      while (first > 0 && !ready_[first]) --first;
+    }
+    for (int w = first; w < warp_count_; ++w) {
       for (unsigned rest = ready_[w]; rest; rest &= rest - 1) {
         round_[round_size_++] = static_cast<uint16_t>(w * lanes_per_warp + __builtin_ctz(rest));
       }

@@ -264,6 +264,15 @@ def test_syncwarp(warp: Results, schedule: str) -> None:
     assert warp[f"exchange without barrier {schedule}"] != expected
 
 
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_a_warp_that_runs_ahead_shows_a_missing_barrier(warp: Results, schedule: str) -> None:
+    """In the other schedules all warps read before the first may write."""
+    expected = list(np.arange(64) ^ 32)
+    assert warp[f"overwrite {schedule}"] == expected
+    without_barrier = [-1] * 32 + expected[32:] if schedule == "reverse" else expected
+    assert warp[f"overwrite without barrier {schedule}"] == without_barrier
+
+
 @pytest.mark.parametrize("number", ["int", "unsigned", "u64"])
 def test_integer_atomics(warp: Results, number: str) -> None:
     assert warp[f"atomics {number}"] == [64, 1, 1, 1, 1, 1, 1, 1, 1]

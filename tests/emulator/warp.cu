@@ -127,6 +127,19 @@ __global__ void exchange(int* y) {
   y[t] = shared.values[t ^ 1];
 }
 
+// A warp overwrites what the other reads before its last warp operation.
+template <bool WITH_BARRIER>
+__global__ void overwrite(int* y) {
+  ExchangeShared& shared = cconvnet::shared_memory<ExchangeShared>();
+  const int t = threadIdx.x;
+  shared.values[t] = t;
+  __syncthreads();
+  y[t] = shared.values[t ^ 32];
+  __syncwarp();
+  if (WITH_BARRIER) __syncthreads();
+  shared.values[t] = -1;
+}
+
 void syncwarp() {
   for (const auto& [name, schedule] : schedules) {
     cconvnet::emulator::set_schedule(schedule, 5);
@@ -135,6 +148,10 @@ void syncwarp() {
     print(std::string("exchange ") + name, y);
     CCONVNET_LAUNCH(exchange<false>, 1, 64, nullptr, y.data());
     print(std::string("exchange without barrier ") + name, y);
+    CCONVNET_LAUNCH(overwrite<true>, 1, 64, nullptr, y.data());
+    print(std::string("overwrite ") + name, y);
+    CCONVNET_LAUNCH(overwrite<false>, 1, 64, nullptr, y.data());
+    print(std::string("overwrite without barrier ") + name, y);
   }
   cconvnet::emulator::set_schedule(Schedule::forward);
 }

@@ -51,7 +51,11 @@ TESTS: dict[str, list[str]] = {
     "conv_dgrad.cu": ["test_conv.py", EPILOGUES, "-k", "conv_dgrad or products or same_arithmetic"],
     "conv_fprop.cu": ["test_conv.py", "-k", "conv_fprop or bias or on_the_way"],
     "conv_wgrad.cu": ["test_conv.py", "-k", "conv_wgrad or update"],
-    "conv_few_channels.cu": ["test_conv.py", "-k", "(fprop or wgrad) and (rgb or tail or groups)"],
+    "conv_few_channels.cu": [
+        "test_conv.py",
+        "-k",
+        "(fprop or wgrad) and (rgb or tail or groups) or several_patches or influence or nan_in_a_filter",
+    ],
     "gemm/split_reduce.cu": ["test_conv.py"],
     "lrn.cu": ["test_lrn.py", EXTREMES],
     "lrn_maxpool.cu": [
