@@ -292,7 +292,7 @@ __global__ void __launch_bounds__(kColumnThreads, kColumnBlocks)
   const int lane = threadIdx.x % kWarp;
   const int warp = blockIdx.x * (kColumnThreads / kWarp) + threadIdx.x / kWarp;
   const int vector = warp * (kWarp - 2 * args.margin) + lane - args.margin;
-  const bool own = vector >= 0 && vector < args.columns && lane >= args.margin && lane < kWarp - args.margin;
+  const bool own = lane >= args.margin && lane < kWarp - args.margin && vector < args.columns;
   const int writes = ptx::in_register(own);
   int c, w;
   // Lanes before the first vector and behind the last repeat it.
