@@ -114,4 +114,13 @@ inline __attribute__((always_inline)) void store(bfloat16* to, const Lanes& valu
   }
 }
 
+// Calls work(first, count) for the vectors of `count` numbers: kLanes of each, and what is left of the last.
+// The compiler makes a loop for whole vectors of it, which asks no lane whether it is needed.
+template <class Work>
+inline __attribute__((always_inline)) void for_lanes(int count, const Work& work) {
+  int first = 0;
+  for (; first + kLanes <= count; first += kLanes) work(first, kLanes);
+  if (first < count) work(first, count - first);
+}
+
 }  // namespace cconvnet

@@ -95,7 +95,8 @@ inline __attribute__((always_inline)) void copy_in(const Layout& layout, const T
   for (int item = 0; item < items; ++item) {
     const T* from = x + int64_t{item} * layout.channels;
     float* to = layout.of(buffer, item);
-    for (int c = 0; c < layout.channels; c += kLanes) store(to + c, load(from + c, layout.channels - c));
+    for_lanes(layout.channels,
+              [&](int c, int lanes) __attribute__((always_inline)) { store(to + c, load(from + c, lanes)); });
   }
 }
 
@@ -125,11 +126,11 @@ inline __attribute__((always_inline)) void forward_items(const LrnProblem& probl
     const float* values = layout.of(buffers.values, item);
     To* to = y + int64_t{item} * layout.channels;
     Lanes check = {};
-    for (int c = 0; c < layout.channels; c += kLanes) {
+    for_lanes(layout.channels, [&](int c, int lanes) __attribute__((always_inline)) {
       const Powers<Lanes> power = powers_of<PAPER>(problem, window_sum<true>(values + c, before, after));
-      store(to + c, load(values + c) * power.scale, layout.channels - c);
+      store(to + c, load(values + c) * power.scale, lanes);
       check += 0.0f * power.scale;
-    }
+    });
     if (any_nan(check)) recompute_y(problem, layout, values, to);
   }
 }
@@ -175,13 +176,13 @@ inline __attribute__((always_inline)) void backward_items(const LrnProblem& prob
     const float* values = layout.of(buffers.values, item);
     float *scales = layout.of(buffers.scales, item), *terms = layout.of(buffers.terms, item);
     gradient(first + item, [&](const auto& gradient_of_item) __attribute__((always_inline)) {
-      for (int c = 0; c < layout.channels; c += kLanes) {
+      for_lanes(layout.channels, [&](int c, int lanes) __attribute__((always_inline)) {
         const Powers<Lanes> power = powers_of<PAPER>(problem, window_sum<true>(values + c, before, after));
         const Lanes value = load(values + c);
-        const Lanes dy = gradient_of_item(c, layout.channels - c, value * power.scale);
+        const Lanes dy = gradient_of_item(c, lanes, value * power.scale);
         store(scales + c, dy * power.scale);
         store(terms + c, dy * value * power.steeper);
-      }
+      });
     });
   }
   for (int item = 0; item < items; ++item) {
@@ -189,14 +190,14 @@ inline __attribute__((always_inline)) void backward_items(const LrnProblem& prob
     const float* scales = layout.of(buffers.scales, item);
     T* to = dx + int64_t{item} * layout.channels;
     Lanes check = {};
-    for (int c = 0; c < layout.channels; c += kLanes) {
+    for_lanes(layout.channels, [&](int c, int lanes) __attribute__((always_inline)) {
       // The windows that contain channel c are those of [c - after, c + before]: the ends are exchanged.
       const Lanes sum = window_sum<false>(terms + c, after, before);
       const Lanes value = load(values + c);
       const Lanes result = load(scales + c) - factor * value * sum;
-      store(to + c, relu ? where_positive(value, result) : result, layout.channels - c);
+      store(to + c, relu ? where_positive(value, result) : result, lanes);
       check += 0.0f * result;
-    }
+    });
     if (any_nan(check)) recompute_dx<PAPER>(problem, layout, values, gradient, first + item, relu, to);
   }
 }

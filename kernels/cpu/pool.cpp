@@ -3,8 +3,6 @@
 // thread writes its gradient. So the order of its sum is fixed and each gradient is written once.
 #include "pool.h"
 
-#include <cstring>
-
 #include "api.h"
 #include "core/input_epilogue.h"
 
@@ -41,24 +39,21 @@ struct Counted {
                              problem.w, problem.count_padding)) {}
 };
 
-// `sum` has room for the channels of a pixel.
 template <class T>
 CCONVNET_CLONES void avgpool_forward_row(const PoolProblem& problem, const Counted& counted, const T* x,
-                                         int p, float* sum, T* y) {
+                                         int p, T* y) {
   const Range rows = pixels_of(p, problem.window_h, problem.stride_h, problem.pad_h, problem.h);
   for (int q = 0; q < problem.q; ++q, y += problem.c) {
     const Range columns = pixels_of(q, problem.window_w, problem.stride_w, problem.pad_w, problem.w);
-    std::memset(sum, 0, problem.c * sizeof(float));
-    for (int i = rows.begin; i < rows.end; ++i) {
-      for (int j = columns.begin; j < columns.end; ++j) {
-        const T* values = x + (int64_t{i} * problem.w + j) * problem.c;
-#pragma omp simd
-        for (int c = 0; c < problem.c; ++c) sum[c] += to_float(values[c]);
-      }
-    }
     const float count = static_cast<float>(counted.heights[p] * counted.widths[q]);
-#pragma omp simd
-    for (int c = 0; c < problem.c; ++c) y[c] = from_float<T>(sum[c] / count);
+    for_lanes(problem.c, [&](int c, int lanes) __attribute__((always_inline)) {
+      Lanes sum = {};
+      for (int i = rows.begin; i < rows.end; ++i) {
+        const T* from = x + (int64_t{i} * problem.w + columns.begin) * problem.c + c;
+        for (int j = columns.begin; j < columns.end; ++j, from += problem.c) sum += load(from, lanes);
+      }
+      store(y + c, sum / count, lanes);
+    });
   }
 }
 
@@ -74,31 +69,28 @@ CCONVNET_CLONES void maxpool_backward_row(const PoolProblem& problem, const Rang
     const T* values = x + (int64_t{i} * problem.w + j) * problem.c;
     T* to = dx + int64_t{j} * problem.c;
     with_gradient(windows, [&](const auto& gradient) __attribute__((always_inline)) {
-      for (int c = 0; c < problem.c; c += kLanes) {
-        const int count = problem.c - c;
-        store(to + c, gradient(c, count, load(values + c, count)), count);
-      }
+      for_lanes(problem.c, [&](int c, int lanes) __attribute__((always_inline)) {
+        store(to + c, gradient(c, lanes, load(values + c, lanes)), lanes);
+      });
     });
   }
 }
 
 template <class T>
-CCONVNET_CLONES void avgpool_backward_row(const PoolProblem& problem, const Counted& counted, const T* dy,
-                                          int i, float* sum, T* dx) {
+CCONVNET_CLONES void avgpool_backward_row(const PoolProblem& problem, const Counted& counted,
+                                          const Range* columns, const T* dy, int i, T* dx) {
   const Range rows = outputs_of(i, problem.window_h, problem.stride_h, problem.pad_h, problem.p);
   for (int j = 0; j < problem.w; ++j, dx += problem.c) {
-    const Range columns = outputs_of(j, problem.window_w, problem.stride_w, problem.pad_w, problem.q);
-    std::memset(sum, 0, problem.c * sizeof(float));
-    for (int p = rows.begin; p < rows.end; ++p) {
-      for (int q = columns.begin; q < columns.end; ++q) {
-        const T* gradient = dy + (int64_t{p} * problem.q + q) * problem.c;
-        const float count = static_cast<float>(counted.heights[p] * counted.widths[q]);
-#pragma omp simd
-        for (int c = 0; c < problem.c; ++c) sum[c] += to_float(gradient[c]) / count;
+    for_lanes(problem.c, [&](int c, int lanes) __attribute__((always_inline)) {
+      Lanes sum = {};
+      for (int p = rows.begin; p < rows.end; ++p) {
+        for (int q = columns[j].begin; q < columns[j].end; ++q) {
+          const float count = static_cast<float>(counted.heights[p] * counted.widths[q]);
+          sum += load(dy + (int64_t{p} * problem.q + q) * problem.c + c, lanes) / count;
+        }
       }
-    }
-#pragma omp simd
-    for (int c = 0; c < problem.c; ++c) dx[c] = from_float<T>(sum[c]);
+      store(dx + c, sum, lanes);
+    });
   }
 }
 
@@ -157,8 +149,8 @@ template <class T>
 void avgpool_forward(const PoolProblem& problem, const T* x, T* y, Stream) {
   const Strides stride(problem);
   const Counted counted(problem);
-  for_rows(problem, problem.p, pool_forward_cost(problem), problem.c, [&](float* sum, int64_t n, int p) {
-    avgpool_forward_row(problem, counted, x + n * stride.x, p, sum, y + n * stride.y + p * stride.y_row);
+  for_rows(problem, problem.p, pool_forward_cost(problem), 0, [&](float*, int64_t n, int p) {
+    avgpool_forward_row(problem, counted, x + n * stride.x, p, y + n * stride.y + p * stride.y_row);
   });
 }
 
@@ -171,8 +163,10 @@ void avgpool_backward(const PoolProblem& problem, const T* dy, const InputEpilog
                       void* workspace, Stream stream) {
   const Strides stride(problem);
   const Counted counted(problem);
-  for_rows(problem, problem.h, pool_backward_cost(problem), problem.c, [&](float* sum, int64_t n, int i) {
-    avgpool_backward_row(problem, counted, dy + n * stride.y, i, sum, dx + n * stride.x + i * stride.x_row);
+  const std::vector<Range> columns = outputs_of_columns(problem);
+  for_rows(problem, problem.h, pool_backward_cost(problem), 0, [&](float*, int64_t n, int i) {
+    avgpool_backward_row(problem, counted, columns.data(), dy + n * stride.y, i,
+                         dx + n * stride.x + i * stride.x_row);
   });
   apply(epilogue, pixels_of(problem), dx, workspace, stream);
 }
