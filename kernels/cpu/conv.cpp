@@ -132,12 +132,7 @@ class Convolution {
     x_bytes_ = full_.arguments.at(pass == kDgrad ? DNNL_ARG_DIFF_SRC : DNNL_ARG_SRC).get_size();
     y_bytes_ = full_.arguments.at(pass == kFprop ? DNNL_ARG_DST : DNNL_ARG_DIFF_DST).get_size();
     same_layout_ = w == plain;
-    if (same_layout_) return;
-    // A reorder adds nothing up: it may have threads of its own.
-    const Team all(granted_threads());
-    plain_w_ = onednn::no_memory_yet(plain);
-    blocked_w_ = onednn::no_memory_yet(w);
-    reorder_ = pass == kWgrad ? dnnl::reorder(blocked_w_, plain_w_) : dnnl::reorder(plain_w_, blocked_w_);
+    if (!same_layout_) reorder_ = pass == kWgrad ? onednn::Reorder(w, plain) : onednn::Reorder(plain, w);
   }
 
   void run(const void* x, const void* w, const float* bias, const void* y) {
@@ -146,7 +141,7 @@ class Convolution {
     char* const blocked = static_cast<char*>(onednn::scratch(blocked_bytes_ * (1 + sums) + scratchpads));
     char* const parts = blocked + blocked_bytes_;
     const void* const kernel_w = same_layout_ ? w : blocked;
-    if (pass_ != kWgrad && !same_layout_) reorder(w, blocked);
+    if (pass_ != kWgrad && !same_layout_) reorder_.run(w, blocked);
     onednn::run_slices(
         slices_.count, scratchpad_bytes_, parts + sums * blocked_bytes_, [&](int slice, char* scratchpad) {
           const bool last = slice == slices_.count - 1 && rest_.primitive;
@@ -176,7 +171,7 @@ class Convolution {
         add_parts(reinterpret_cast<const float*>(parts), slices_.count, stride, begin, end, sum);
       });
     }
-    if (pass_ == kWgrad && !same_layout_) reorder(blocked, w);
+    if (pass_ == kWgrad && !same_layout_) reorder_.run(blocked, w);
   }
 
  private:
@@ -185,27 +180,13 @@ class Convolution {
   }
   int weights_key() const { return pass_ == kWgrad ? DNNL_ARG_DIFF_WEIGHTS : DNNL_ARG_WEIGHTS; }
 
-  void reorder(const void* from, const void* to) {
-    const Team all(granted_threads());
-    dnnl::stream stream(onednn::engine());
-    onednn::point(pass_ == kWgrad ? blocked_w_ : plain_w_, from);
-    onednn::point(pass_ == kWgrad ? plain_w_ : blocked_w_, to);
-    if (pass_ == kWgrad) {
-      reorder_.execute(stream, blocked_w_, plain_w_);
-    } else {
-      reorder_.execute(stream, plain_w_, blocked_w_);
-    }
-    stream.wait();
-  }
-
   Pass pass_;
   Slices slices_;
   onednn::SlicePrimitive full_, rest_;  // of a whole slice's images, and of what is left over
   size_t x_bytes_, y_bytes_;            // of a slice
   size_t blocked_bytes_, scratchpad_bytes_;
-  bool same_layout_;       // of the kernel's weights and the caller's
-  dnnl::reorder reorder_;  // between them
-  memory plain_w_, blocked_w_;
+  bool same_layout_;  // of the kernel's weights and the caller's
+  onednn::Reorder reorder_;
 };
 
 // ---- selection tables -----------------------------------------------------------------------------------

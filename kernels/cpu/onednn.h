@@ -180,14 +180,6 @@ inline dnnl::memory::data_type weights_type_of(const ConvProblem& problem, Pass 
   return pass == kWgrad ? dnnl::memory::data_type::f32 : type_of(problem);
 }
 
-inline dnnl::memory no_memory_yet(const dnnl::memory::desc& desc) {
-  return dnnl::memory(desc, engine(), nullptr);
-}
-
-inline void point(dnnl::memory& memory, const void* data) {
-  memory.set_data_handle(const_cast<void*>(data));
-}
-
 inline size_t whole_lines(size_t bytes) {
   constexpr size_t kLine = 64;
   return (bytes + kLine - 1) / kLine * kLine;
@@ -196,6 +188,30 @@ inline size_t whole_lines(size_t bytes) {
 inline dnnl::memory memory_at(const dnnl::memory::desc& desc, const void* data) {
   return dnnl::memory(desc, engine(), const_cast<void*>(data));
 }
+
+// Copies an array from one layout to another. It adds nothing up, so it has threads of its own.
+class Reorder {
+ public:
+  Reorder() = default;
+  Reorder(const dnnl::memory::desc& from, const dnnl::memory::desc& to)
+      : from_(memory_at(from, nullptr)), to_(memory_at(to, nullptr)) {
+    const Team all(granted_threads());
+    primitive_ = dnnl::reorder(from_, to_);
+  }
+
+  void run(const void* from, const void* to) {
+    const Team all(granted_threads());
+    dnnl::stream stream(engine());
+    from_.set_data_handle(const_cast<void*>(from));
+    to_.set_data_handle(const_cast<void*>(to));
+    primitive_.execute(stream, from_, to_);
+    stream.wait();
+  }
+
+ private:
+  dnnl::reorder primitive_;
+  dnnl::memory from_, to_;
+};
 
 // A primitive of one thread, and the descriptions of its arguments.
 struct SlicePrimitive {
