@@ -39,9 +39,10 @@ _FLOOR = 2.0
 # The same for a peer. In bfloat16 it may also round the results between its operations, so that four units of
 # bfloat16's last place, 2^16 times as large, are allowed.
 _PEER_FLOOR = {"fp32": 256.0, "bf16": 2.0**18}
-# Our fused operations round intermediate results as if they were written. Where those are summed, the error
-# is half a unit of bfloat16's last place.
-_FUSED_FLOOR = {"lrn_maxpool_backward": {"bf16": 2.0**15}}
+# Our fused operations round intermediate results as if they were written. Where those are sums, the error is
+# half a unit of bfloat16's last place. In the result it may be a whole one: the same share of 1 and of 1.9
+# is one unit and nearly two.
+_FUSED_FLOOR = {"lrn_maxpool_backward": {"bf16": 2.0**16}}
 # Variance of integers from -4 to 4.
 _VARIANCE = 20 / 3
 # bfloat16 represents the integers up to 256. Where sums are rounded to it, the inputs are 1, -1 and 0. So
