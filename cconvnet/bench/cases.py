@@ -119,7 +119,7 @@ def cases(network: str, batch: int, precision: str = "fp32", blocks: bool = Fals
         batch: Images in a batch.
         precision: One of cconvnet.devices.PRECISIONS.
         blocks: Whether to add the first convolution over blocks of pixels, as a layer ``conv1_blocks``, where
-            `over_blocks` has such a form. Training on a GPU computes that one.
+            `over_blocks` has such a form. Training computes that one where the device prefers it.
 
     Raises:
         ValueError: The text names the argument.

@@ -155,7 +155,7 @@ def kernels(
     on, precision = get_device(device), precision or "fp32"
     require_precision(on, precision)
     batch = default_batch(net, on.kind) if batch is None else batch
-    wanted = select(cases(net, batch, precision, blocks=on.prefers_blocks), only)
+    wanted = select(cases(net, batch, precision, blocks=on.prefers_blocks(precision)), only)
     peers = peers_for(on.kind) if peers is None else peers
     arguments = {"device": on.name, "precision": precision}
     arguments |= {"verify": verify} if verify else {}

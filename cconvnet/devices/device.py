@@ -85,10 +85,12 @@ class Device:
             return bool(self.module.serves(precision, self.ordinal))
         return False
 
-    @property
-    def prefers_blocks(self) -> bool:
-        """True if a strided convolution of images of few channels is faster over blocks of pixels."""
-        return self.kind in ("cuda", "emulator")
+    def prefers_blocks(self, precision: str) -> bool:
+        """Return True if a strided convolution of images of few channels is faster over blocks of pixels.
+
+        On a CPU it is in bfloat16, whose products need many channels.
+        """
+        return self.kind in ("cuda", "emulator") or (self.kind == "cpu" and precision == "bf16")
 
     def _dtype(self, dtype: Any) -> Any:
         return self.float_type if np.dtype(dtype) == np.float32 else dtype

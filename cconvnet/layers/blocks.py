@@ -14,7 +14,7 @@ Pair = tuple[int, int]
 def blocks_serve(
     channels: int, window: Pair, stride: Pair, padding: tuple[Any, Any], dilation: Pair, groups: int
 ) -> bool:
-    """Return whether a convolution has a form over blocks, and is faster so on a GPU."""
+    """Return whether a convolution has a form over blocks, for devices that prefer many channels."""
     (block, across), (above, left) = stride, padding
     return (
         block == across

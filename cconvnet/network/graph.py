@@ -246,7 +246,7 @@ class Graph:
         readers = [layer for layer in self.spec.layers if DATA in layer.inputs]
         if len(readers) != 1 or len(readers[0].inputs) != 1:
             return None
-        if not all(device.prefers_blocks for device in self.devices):
+        if not all(device.prefers_blocks(self.precision) for device in self.devices):
             return None
         (reader,) = readers
         return layer_type(reader).image_blocks(reader, self.spec, self.batch)

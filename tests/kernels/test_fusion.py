@@ -42,7 +42,7 @@ from cconvnet.network import Network
 @pytest.fixture
 def plain_images(monkeypatch: pytest.MonkeyPatch) -> None:
     """Use images without blocks, which change the order of conv1's sums."""
-    monkeypatch.setattr(Device, "prefers_blocks", property(lambda self: False))
+    monkeypatch.setattr(Device, "prefers_blocks", lambda self, precision: False)
 
 
 def assert_gradients_equal(plain: Network, fused: Network) -> None:
@@ -191,7 +191,7 @@ def test_a_convolution_over_blocks_is_the_convolution(
     spec = net_of(first, image=(*image, 3), stored=(image[0] + 2, image[1] + 3))
     found = []
     for blocks in (True, False):
-        monkeypatch.setattr(Device, "prefers_blocks", property(lambda self, blocks=blocks: blocks))
+        monkeypatch.setattr(Device, "prefers_blocks", lambda self, precision, blocks=blocks: blocks)
         network = Network(spec, batch=3, devices=device, precision=element)
         (images,) = network.graph.inputs.values()
         assert (images.problem.block > 1) == (in_blocks and blocks)
