@@ -18,45 +18,22 @@
 #include <map>
 #include <mutex>
 #include <numeric>
-#include <stdexcept>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "../api.h"
 #include "counting.h"
+#include "errors.h"
 #include "fiber.h"
 #include "random.h"
 #include "vector_types.h"
 
 namespace cconvnet::emulator {
 
-// Thrown when a kernel does something that CUDA forbids or leaves undefined.
-struct KernelError : std::runtime_error {
-  using std::runtime_error::runtime_error;
-};
-
-// Thrown when threads wait for others that will never arrive.
-struct DivergenceError : KernelError {
-  using KernelError::KernelError;
-};
-
 // The order in which blocks, and the threads of a block, take their turns. Correct kernels give the same
 // result under each; a missing barrier rarely does.
 enum class Schedule { forward, reverse, random };
-
-// The source line where a thread waits. The operation is a string constant.
-struct Site {
-  const char* operation;
-  const char* file;
-  int line;
-
-  bool operator==(const Site& other) const {
-    return line == other.line &&
-           (operation == other.operation || std::strcmp(operation, other.operation) == 0) &&
-           (file == other.file || std::strcmp(file, other.file) == 0);
-  }
-};
 
 // A copy to shared memory that a thread has started; a null source means zeros.
 struct AsyncCopy {
