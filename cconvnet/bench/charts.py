@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cconvnet.bench.kernels import pass_name
+from cconvnet.bench.kernels import label, pass_name
 from cconvnet.bench.step import peak
 from cconvnet.plots import PlotError, figure, save
 
@@ -67,7 +67,7 @@ def kernel_bars(result: dict[str, Any], path: Path) -> None:
     panels = math.ceil(len(rows) / _ROWS_PER_PANEL)
     length = math.ceil(len(rows) / panels)
     page = figure(7 * panels, 1.6 + 0.19 * length)
-    names = [" ".join(dict.fromkeys([row["layer"], pass_name(row["operation"])])) for row in rows]
+    names = [" ".join(dict.fromkeys([label(row), pass_name(row["operation"])])) for row in rows]
     every = [value for found in values for value in found.values()]
     low, high = min([*every, 0.9]) / 1.4, max([*every, 1.1]) * 2
     for panel, axes in enumerate(page.subplots(1, panels, squeeze=False)[0]):

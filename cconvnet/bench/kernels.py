@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from cconvnet.bench.cases import NETWORKS, Case, cases, select
+from cconvnet.bench.cases import Case, Net, cases, resolved, select
 from cconvnet.bench.cost import Work
 from cconvnet.bench.peaks import Peaks
 from cconvnet.bench.peers.side import VERIFICATIONS, verify_for
@@ -16,9 +17,9 @@ from cconvnet.checks import real, whole
 from cconvnet.devices import check_precision, get_device, require_precision
 from cconvnet.devices.machine import describe
 
-# Images in a batch on a CPU, within its memory and within minutes; a GPU computes 128.
-CPU_BATCHES = {"alexnet": 128, "vgg16": 8, "googlenet": 32, "resnet50": 16, "cifar-quick": 128}
 GPU_BATCH = 128
+# Multiply-adds of a batch on a CPU, so that a table is measured within minutes: alexnet 128, vgg16 8.
+CPU_WORK = 125e9
 # Turns of each side.
 ROUNDS = 5
 
@@ -70,9 +71,16 @@ def peers_for(kind: str, names: Sequence[str] | None = None) -> list[Peer]:
     return [peer for peer in peers if names is None or peer.name in names]
 
 
-def default_batch(network: str, kind: str) -> int:
-    """Return the images in a batch for which a network is measured on a kind of device."""
-    return GPU_BATCH if kind == "cuda" else CPU_BATCHES.get(network, 1) if kind == "cpu" else 1
+def default_batch(net: Net, kind: str) -> int:
+    """Return the images in a batch for which a network is measured on a kind of device.
+
+    On a CPU it is the largest power of two up to a GPU's whose products are no more than CPU_WORK.
+    """
+    if kind != "cpu":
+        return GPU_BATCH if kind == "cuda" else 1
+    forward = (case for case in cases(net, 1) if case.operation.endswith("_fprop"))
+    one = sum(case.problem.flops / 2 * (1 + len(case.same)) for case in forward)
+    return int(min(GPU_BATCH, 2 ** max(0, math.floor(math.log2(CPU_WORK / max(one, 1))))))
 
 
 class _SideWorker:
@@ -98,11 +106,12 @@ class _SideWorker:
 
 
 def kernels(
-    net: str = "alexnet",
+    net: Net = "alexnet",
     *,
     device: str | None = None,
     batch: int | None = None,
     precision: str | None = None,
+    size: int | None = None,
     only: str | None = None,
     impl: str | None = None,
     seconds: float = 1.0,
@@ -113,11 +122,14 @@ def kernels(
 ) -> dict[str, Any]:
     """Measure every layer and pass of a network, ours and its peers' in turn, once both are right.
 
+    Layers with the same problem are measured once.
+
     Args:
-        net: One of cconvnet.testing.problems.NETWORKS.
+        net: A network, or its name or file; see `cases`.
         device: The name of the device; None: the default device.
         batch: Images in a batch; None: `default_batch`.
         precision: One of cconvnet.devices.PRECISIONS; None: fp32.
+        size: Height and width of the images; None: the network's own.
         only: The cases to measure; see cconvnet.bench.cases.select.
         impl: A row of our selection tables to force. Cases that it does not serve are left out.
         seconds: Roughly the seconds that each side computes for each case.
@@ -136,16 +148,15 @@ def kernels(
         ``how`` ("graph", or why the call could not be captured and was timed itself), ``launch_seconds`` (the
         host's time for one call) and ``called_seconds`` (the device's time for a call without graph). A row
         whose result is wrong contains ``wrong`` instead. ``trained`` is false in rows that training does not
-        compute, because it computes the layer in another form. ``summary`` contains the geometric means of
-        the ratios, without such rows.
+        compute, because it computes the layer in another form. ``same`` contains the names of further layers
+        with the row's problem. ``summary`` contains the geometric means of the ratios, without rows that are
+        not trained.
 
     Raises:
         ValueError: The text names the argument.
         DeviceUnavailable: The device cannot be used.
         WorkerError: Our side cannot be started.
     """
-    if net not in NETWORKS:
-        raise ValueError(f"--net must be one of {', '.join(NETWORKS)}, not {net!r}")
     check_precision(precision)
     real("--seconds", seconds, above=0)
     if batch is not None:
@@ -154,8 +165,11 @@ def kernels(
         raise ValueError(f"--verify must be {' or '.join(VERIFICATIONS)}, not {verify!r}")
     on, precision = get_device(device), precision or "fp32"
     require_precision(on, precision)
+    name, spec = resolved(net, size)
+    net = name if spec is None else spec
     batch = default_batch(net, on.kind) if batch is None else batch
-    wanted = select(cases(net, batch, precision, blocks=on.prefers_blocks(precision)), only)
+    every = cases(net, batch, precision, blocks=on.prefers_blocks(precision))
+    wanted = select(every, only)
     peers = peers_for(on.kind) if peers is None else peers
     arguments = {"device": on.name, "precision": precision}
     arguments |= {"verify": verify} if verify else {}
@@ -163,7 +177,7 @@ def kernels(
     result: dict[str, Any] = {
         "what": "kernels",
         "machine": describe(on),
-        "net": net,
+        "net": name,
         "batch": batch,
         "precision": precision,
         "seconds_per_row": seconds,
@@ -207,8 +221,9 @@ def _measure(
     case: Case, ours: _SideWorker, peers: dict[str, _SideWorker], seconds: float, limits: Peaks
 ) -> dict[str, Any]:
     """Measure one row of the result."""
-    line: dict[str, Any] = {"layer": case.layer, "operation": case.operation, "products": case.is_gemm}
+    line: dict[str, Any] = {"layer": case.layer, "operation": case.operation, "products": case.is_product}
     line |= {} if case.trained else {"trained": False}
+    line |= {"same": list(case.same)} if case.same else {}
     try:
         own = ours.ask("prepare", **case.key)
         if "refused" in own:
@@ -319,6 +334,11 @@ def pass_name(operation: str) -> str:
     return f"{kind.replace('_', ', ')} {name}" if kind.startswith("relu") else name
 
 
+def label(row: Mapping[str, Any]) -> str:
+    """Return the layer of a row, and for how many layers it stands if they are several."""
+    return f"{row['layer']} x{1 + len(row['same'])}" if row.get("same") else str(row["layer"])
+
+
 class Table:
     """Printed table of kernels, a line for each row as it is measured.
 
@@ -326,7 +346,7 @@ class Table:
 
     Args:
         result: The result of kernels(), before its first row.
-        layers: The names of the layers it will contain.
+        layers: The labels of the layers it will contain; see `label`.
     """
 
     def __init__(self, result: dict[str, Any], layers: list[str]) -> None:
@@ -378,7 +398,7 @@ class Table:
 
     def row(self, row: dict[str, Any]) -> Iterator[str]:
         """Yield the line of a row, and further lines for whatever went wrong."""
-        name = [row["layer"], pass_name(row["operation"])]
+        name = [label(row), pass_name(row["operation"])]
         for key in ("wrong", "refused"):
             if key in row:
                 widths = [width for _, width in self._columns]

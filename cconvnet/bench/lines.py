@@ -56,7 +56,7 @@ def wanted(tables: Sequence[Table], precisions: Sequence[str], blocks: bool, onl
                 if not products and precision in ("fp32x3", "tf32"):
                     continue
                 table = cases(network, batch, precision, blocks)
-                found += [case for case in _selected(table, only) if case.is_gemm == products]
+                found += [case for case in _selected(table, only) if case.is_product == products]
     return found
 
 
@@ -118,7 +118,8 @@ def measure(
         if over():
             write({"event": "cut", **line})
             break
-        line |= {"products": case.is_gemm} | ({} if case.trained else {"trained": False})
+        line |= {"products": case.is_product} | ({} if case.trained else {"trained": False})
+        line |= {"same": list(case.same)} if case.same else {}
         try:
             line |= _measured(side, name, case, calls)
         except Exception as error:  # later cases are unaffected unless the device is lost

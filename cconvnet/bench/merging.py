@@ -76,7 +76,7 @@ def _row(
     limits: Mapping[str, Peaks],
 ) -> dict[str, Any]:
     row = {name: line[name] for name in ("layer", "operation", "products")}
-    row |= {name: line[name] for name in ("trained", "refused") if name in line}
+    row |= {name: line[name] for name in ("trained", "refused", "same") if name in line}
     plan = line.get("plans", {}).get("plan")
     if plan is None:
         why = line.get("failed") or "; ".join(line.get("wrong", {}).values())

@@ -43,6 +43,8 @@ _PEER_FLOOR = {"fp32": 256.0, "bf16": 2.0**18}
 # half a unit of bfloat16's last place. In the result it may be a whole one: the same share of 1 and of 1.9
 # is one unit and nearly two.
 _FUSED_FLOOR = {"lrn_maxpool_backward": {"bf16": 2.0**16}}
+# Operations whose results are rounded even if their inputs are short integers.
+_ROUNDING_OPERATIONS = ("lrn", "contrast_norm", "avgpool", "softmax", "sgd", "neuron", "local")
 # Variance of integers from -4 to 4.
 _VARIANCE = 20 / 3
 # bfloat16 represents the integers up to 256. Where sums are rounded to it, the inputs are 1, -1 and 0. So
@@ -81,7 +83,7 @@ def checked_inputs(case: Case, seed: int = 0) -> dict[str, Any]:
 
     They depend on the arguments alone.
     """
-    rounds = case.operation.startswith(("lrn", "avgpool", "softmax", "sgd"))
+    rounds = case.operation.startswith(_ROUNDING_OPERATIONS)
     return _inputs(case, _Draw("real" if rounds else "exact", seed, _share(case)))
 
 
@@ -379,26 +381,31 @@ def _check_parts(
     first = case.problem[0] if isinstance(case.problem, tuple) else case.problem
     count = getattr(first, "n", 0) or first.count
     length = 1 if hasattr(first, "count") else sum(map(math.prod, case.outputs.values())) // count
-    for part in _chosen(count, length, random):
+    # The gradient of local filters sums over all images; their weights have positions instead of images.
+    is_local = case.operation.startswith("local")
+    parts = [slice(0, count)] if case.operation == "local_wgrad" else _chosen(count, length, random)
+    for part in parts:
         problems = [_part_of(problem, part) for problem in spec.problems(case.problem)]
         given = {
-            name: value[part] if isinstance(value, np.ndarray) else value for name, value in inputs.items()
+            name: value[part] if isinstance(value, np.ndarray) and not (is_local and name == "w") else value
+            for name, value in inputs.items()
         }
         expected = _reference(case, problems, given)
         with reference.precision(np.float32):
             baseline = _reference(case, problems, given)
         for name, result in results.items():
+            kept = result if name == "dw" else result[part]
             if name == "w_bf16":
-                compare.assert_same_bits(name, result[part], pack(results["w"][part]))
+                compare.assert_same_bits(name, kept, pack(results["w"][part]))
                 continue
-            wanted, plain = (values[name].reshape(result[part].shape) for values in (expected, baseline))
+            wanted, plain = (values[name].reshape(kept.shape) for values in (expected, baseline))
             where = f"{name}[{part.start}:{part.stop}]"
             if name in COUNTS:
-                compare.assert_exact(where, result[part].astype(np.int32), wanted, nonzero=0, dtype=np.int32)
+                compare.assert_exact(where, kept.astype(np.int32), wanted, nonzero=0, dtype=np.int32)
             else:
                 compare.assert_close(
                     where,
-                    result[part],
+                    kept,
                     wanted,
                     plain.astype(np.float32),
                     elementwise=strict and spec.elementwise,

@@ -17,6 +17,7 @@ from cconvnet.cli.options import (
     Json,
     LayerDef,
     LayerParams,
+    MeasuredNet,
     OptionalNet,
     Places,
     Plot,
@@ -58,23 +59,21 @@ def bench_level(context: typer.Context) -> None:
     ),
 )
 def bench_kernels(
-    net: Annotated[
-        str,
-        typer.Option(
-            help="Network whose layers are timed: alexnet, vgg16, googlenet, resnet50 or cifar-quick.",
-            metavar="NAME",
-        ),
-    ] = "alexnet",
+    net: MeasuredNet = None,
+    layer_def: LayerDef = None,
+    layer_params: LayerParams = None,
+    crop: Crop = None,
     device: OneDevice = None,
     batch: Annotated[
         int | None,
         typer.Option(
-            help="Images in the batch. If not given: 128 on a GPU, a number that suits the network on a CPU.",
+            help="Images in the batch. If not given: 128 on a GPU, as many as suit the network on a CPU.",
             metavar="N",
             callback=whole(),
         ),
     ] = None,
     precision: Precision = None,
+    size: Size = None,
     only: Annotated[
         str | None,
         typer.Option(
@@ -116,15 +115,16 @@ def bench_kernels(
 ) -> None:
     """Time every layer and pass of a network against cuDNN's and PyTorch's kernels.
 
-    Results are checked first. If one of this library is wrong, its error is shown instead of its time, and
-    the exit code is 1.
+    Layers with the same problem are timed once. Results are checked first. If one of this library is wrong,
+    its error is shown instead of its time, and the exit code is 1.
     """
-    from cconvnet.bench.cases import Case
+    from cconvnet.bench.cases import Case, chosen_net
     from cconvnet.bench.kernels import Table, failed, kernels, peers_for
     from cconvnet.devices import get_device
 
     if no_peer and peers is not None:
         raise ValueError("--no-peer and --peers exclude each other")
+    wanted = chosen_net(net, layer_def, layer_params, crop)
     chosen_peers = peers_for(get_device(device).kind, [] if no_peer else device_names(peers))
     _check_pictures(plot)
     table: Table
@@ -132,7 +132,7 @@ def bench_kernels(
 
         def begun(result: dict[str, Any], cases: list[Case]) -> None:
             nonlocal table
-            table = Table(result, [case.layer for case in cases])
+            table = Table(result, [case.label for case in cases])
             for line in table.head():
                 report.say(line)
             report.begin("kernels", len(cases))
@@ -144,10 +144,11 @@ def bench_kernels(
             _keep(to_json, result)
 
         result = kernels(
-            net,
+            wanted,
             device=device,
             batch=batch,
             precision=precision,
+            size=size,
             only=only,
             impl=impl,
             seconds=seconds,

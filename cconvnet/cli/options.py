@@ -163,6 +163,15 @@ def _is_given(context: typer.Context, name: str) -> bool:
 # ---- options that several commands have ------------------------------------------------------------------
 
 OptionalNet = Annotated[str | None, _of_training("net")]
+# Of commands that can also measure networks of which only the layers are known.
+MeasuredNet = Annotated[
+    str | None,
+    typer.Option(
+        "--net",
+        help="Network as for `train`, or resnet50 layer by layer. If not given: alexnet.",
+        metavar="NAME",
+    ),
+]
 LayerDef = Annotated[Path | None, _of_training("layer_def")]
 LayerParams = Annotated[Path | None, _of_training("layer_params")]
 Crop = Annotated[int | None, _of_training("crop")]

@@ -11,7 +11,11 @@ import typer
 
 from cconvnet.cli.options import (
     Batch,
+    Crop,
     Json,
+    LayerDef,
+    LayerParams,
+    MeasuredNet,
     Plot,
     Precision,
     Size,
@@ -23,14 +27,10 @@ from cconvnet.cli.options import (
 
 
 def profile(
-    net: Annotated[
-        str,
-        typer.Option(
-            help="Network whose step is profiled: one that `train` knows or, layer by layer, vgg16, "
-            "googlenet or resnet50.",
-            metavar="NAME",
-        ),
-    ] = "alexnet",
+    net: MeasuredNet = None,
+    layer_def: LayerDef = None,
+    layer_params: LayerParams = None,
+    crop: Crop = None,
     batch: Batch = None,
     precision: Precision = None,
     size: Size = None,
@@ -93,6 +93,7 @@ def profile(
     counted in the emulator. Cycles and times are a model's. With --layer and --pass each kernel is shown in
     detail.
     """
+    from cconvnet.bench.cases import chosen_net
     from cconvnet.profile import measure, tables
     from cconvnet.profile.result import profile as profiled
 
@@ -100,6 +101,7 @@ def profile(
         before, after = compare
         _compare(_loaded(before), _loaded(after), to_json)
         return
+    wanted = chosen_net(net, layer_def, layer_params, crop)
     observe = _observer(blocks)
     with reporter_for(to_json) as report:
 
@@ -109,7 +111,7 @@ def profile(
             report.step(done, "operations")
 
         result = profiled(
-            net,
+            wanted,
             batch=batch,
             precision=precision or "fp32",
             size=size,

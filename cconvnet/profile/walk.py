@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from cconvnet.bench.cases import cases
+from cconvnet.bench.cases import cases, resolved
 from cconvnet.bench.cost import work
 from cconvnet.bench.roofline import Recorder
 from cconvnet.bench.tiles import Tiled
@@ -19,11 +19,11 @@ from cconvnet.devices import Device, get_device
 from cconvnet.devices.counting import Launch, counting, counting_module
 from cconvnet.formats.netfiles import AnyNet
 from cconvnet.formats.networks import build_spec
-from cconvnet.nets import DATA, NAMES
+from cconvnet.nets import DATA
 from cconvnet.network import Network
 from cconvnet.network.synthetic import Training
 from cconvnet.operations import OPERATIONS, workspace_size
-from cconvnet.testing.networks import NETWORKS
+from cconvnet.testing.networks import LISTED
 
 
 @dataclass
@@ -250,9 +250,8 @@ def walk(
     device = walker.device(emulator)
     # What no block writes must be a number: some kernels treat others apart.
     device.empty = device.zeros  # type: ignore[method-assign]
-    if isinstance(net, str) and net in NETWORKS and net not in NAMES:
-        if size is not None:
-            raise ValueError(f"--size is not for {net}, which is measured layer by layer")
+    if isinstance(net, str) and net in LISTED:
+        resolved(net, size)  # refuses a size
         return net, _walk_rows(net, batch or _BATCH, precision, walker, device), False
     spec, batch = build_spec(net, batch, precision, size)
     network = Network(spec, batch=batch, devices=[device], precision=precision, needs=None)

@@ -1,4 +1,4 @@
-"""Layers of real networks, as problems for tests and benchmarks.
+"""Layers of networks, as problems for tests and benchmarks.
 
 >>> layers("alexnet")["conv2"].problem(n=128)
 ConvProblem(n=128, h=27, w=27, c=96, k=256, r=5, s=5, stride=(1, 1), padding=(2, 2), groups=2, ...)
@@ -6,7 +6,7 @@ ConvProblem(n=128, h=27, w=27, c=96, k=256, r=5, s=5, stride=(1, 1), padding=(2,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,12 +14,16 @@ import numpy as np
 
 from cconvnet import nets
 from cconvnet._problem import (
+    ContrastNormProblem,
     ConvProblem,
     FcProblem,
+    LocalProblem,
     LrnProblem,
     PoolProblem,
 )
-from cconvnet.nets.shapes import shapes
+from cconvnet.formats.netfiles import AnyNet, resolve
+from cconvnet.nets import DATA, RELU, LayerSpec, NetSpec, Neuron
+from cconvnet.nets.shapes import Shape, shapes
 
 _TYPES: dict[str, Any] = {
     "conv": ConvProblem,
@@ -27,18 +31,24 @@ _TYPES: dict[str, Any] = {
     "maxpool": PoolProblem,
     "avgpool": PoolProblem,
     "lrn": LrnProblem,
+    "local": LocalProblem,
+    "contrast_norm": ContrastNormProblem,
 }
+
+WEIGHTED = ("conv", "local", "fc")
 
 
 def multiply_adds(problem: Any) -> int:
     """Return the work of an operation: multiply-adds, or elements of all windows."""
     match problem:
-        case ConvProblem() | FcProblem():
+        case ConvProblem() | LocalProblem() | FcProblem():
             return int(problem.flops) // 2
         case PoolProblem():
             return int(np.prod(problem.y_shape)) * problem.window_h * problem.window_w
         case LrnProblem():
             return int(np.prod(problem.x_shape)) * problem.size
+        case ContrastNormProblem():
+            return int(np.prod(problem.x_shape)) * problem.size**2
     raise TypeError(f"no layer has a {type(problem).__name__}")
 
 
@@ -46,15 +56,26 @@ def multiply_adds(problem: Any) -> int:
 class Layer:
     """One layer of a network: all of its problem but the number of images.
 
+    A layer that sums products of several inputs is one layer for each of them.
+
     Attributes:
-        name: The layer's name in its network.
-        kind: conv, fc, maxpool, avgpool or lrn.
+        name: The layer's name in its network, followed by ".0" and so on for each of several inputs.
+        kind: conv, local, fc, maxpool, avgpool, lrn or contrast_norm.
         shape: The problem's other arguments.
+        source: The layer that it reads, or DATA; empty: an unknown layer.
+        neuron: The activation function behind its products, if it has one. Of several inputs only the first
+            has it, and the bias.
+        bias: Whether it adds a bias.
+        shared_bias: Whether all of its positions have the same biases.
     """
 
     name: str
     kind: str
     shape: dict[str, Any]
+    source: str = ""
+    neuron: Neuron | None = None
+    bias: bool = False
+    shared_bias: bool = True
 
     def named(self, name: str) -> Layer:
         """Return the layer under another name."""
@@ -96,19 +117,64 @@ class Layer:
         return min(self.shape["h"], window[0] + stride[0]), min(self.shape["w"], window[1] + stride[1])
 
 
-def _conv(
-    name: str,
-    hw: int,
-    c: int,
-    k: int,
-    rs: int,
-    *,
-    stride: int = 1,
-    padding: int = 0,
-    **rest: Any,
-) -> Layer:
+def of_spec(layer: LayerSpec, inputs: Sequence[Shape]) -> Iterator[Layer]:
+    """Yield a layer of a network as problems: one for each input, or none if it is of another kind.
+
+    Args:
+        layer: The layer.
+        inputs: The shapes of what it reads.
+    """
+    for index, (source, (h, w, c)) in enumerate(zip(layer.inputs, inputs, strict=True)):
+        image: dict[str, Any] = {"h": h, "w": w, "c": c}
+        name = layer.name if len(inputs) == 1 else f"{layer.name}.{index}"
+        match layer:
+            case nets.ConvSpec() | nets.LocalSpec():
+                own = layer.for_input(index)
+                windows = {"k": layer.filters, "r": own.window[0], "s": own.window[1], "stride": own.stride}
+                windows |= {"padding": own.padding, "groups": own.groups, "rounding": own.rounding}
+                windows |= {"dilation": own.dilation} if own.dilation != (1, 1) else {}
+                function = (layer.neuron, layer.bias is not None, layer.shared_bias)
+                yield Layer(name, layer.type, image | windows, source, *(function if index == 0 else ()))
+            case nets.FcSpec():
+                sizes = {"c": h * w * c, "k": layer.outputs}
+                function = (layer.neuron, layer.bias is not None, True)
+                yield Layer(name, "fc", sizes, source, *(function if index == 0 else ()))
+            case nets.PoolSpec():
+                windows = {"window": layer.window, "stride": layer.stride, "padding": layer.padding}
+                windows |= {"rounding": layer.rounding, "count_padding": layer.count_padding}
+                windows |= {} if layer.outputs is None else {"outputs": layer.outputs}
+                yield Layer(name, f"{layer.pool}pool", image | windows, source)
+            case nets.LrnSpec():
+                rest: dict[str, Any] = {
+                    "size": layer.size,
+                    "alpha": layer.alpha,
+                    "beta": layer.beta,
+                    "k": layer.k,
+                }
+                rest |= {"groups": layer.groups, "region": layer.region}
+                yield Layer(name, "lrn", image | rest, source)
+            case nets.ContrastNormSpec():
+                rest = {"size": layer.size, "alpha": layer.alpha, "beta": layer.beta, "k": layer.k}
+                yield Layer(name, "contrast_norm", image | rest, source)
+
+
+def layers_of(spec: NetSpec) -> dict[str, Layer]:
+    """Return the layers of a network that have problems, by name, in order."""
+    found = shapes(spec)
+    return {
+        own.name: own
+        for layer in spec.layers
+        for own in of_spec(layer, [found[name] for name in layer.inputs])
+    }
+
+
+# ---- networks that nothing here trains --------------------------------------------------------------------
+
+
+def _conv(name: str, hw: int, c: int, k: int, rs: int, *, stride: int = 1, padding: int = 0) -> Layer:
     pairs = {"stride": (stride, stride), "padding": (padding, padding)}
-    return Layer(name, "conv", {"h": hw, "w": hw, "c": c, "k": k, "r": rs, "s": rs, **pairs, **rest})
+    shape = {"h": hw, "w": hw, "c": c, "k": k, "r": rs, "s": rs, **pairs}
+    return Layer(name, "conv", shape, DATA if c == 3 else "", RELU, True)
 
 
 def _pool(name: str, hw: int, c: int, size: int, stride: int, *, kind: str = "maxpool", **rest: Any) -> Layer:
@@ -116,46 +182,12 @@ def _pool(name: str, hw: int, c: int, size: int, stride: int, *, kind: str = "ma
     return Layer(name, kind, {"h": hw, "w": hw, "c": c, **pairs, **rest})
 
 
-def _fc(name: str, c: int, k: int) -> Layer:
-    return Layer(name, "fc", {"c": c, "k": k})
+def _fc(name: str, c: int, k: int, relu: bool = False) -> Layer:
+    return Layer(name, "fc", {"c": c, "k": k}, neuron=RELU if relu else None, bias=True)
 
 
 def _lrn(name: str, hw: int, c: int, **rest: Any) -> Layer:
     return Layer(name, "lrn", {"h": hw, "w": hw, "c": c, **rest})
-
-
-def _trained(name: str) -> Iterator[Layer]:
-    """Take the layers from one of the networks that cconvnet trains."""
-    spec = nets.build(name)
-    found = shapes(spec)
-    for layer in spec.layers:
-        h, w, c = found[layer.inputs[0]]
-        image = {"h": h, "w": w, "c": c}
-        match layer:
-            case nets.ConvSpec():
-                (r, s), windows = layer.window, {"stride": layer.stride, "padding": layer.padding}
-                rest = {"groups": layer.groups, "rounding": layer.rounding}
-                yield Layer(
-                    layer.name, "conv", {**image, "k": layer.filters, "r": r, "s": s, **windows, **rest}
-                )
-            case nets.PoolSpec():
-                windows = {"window": layer.window, "stride": layer.stride, "padding": layer.padding}
-                yield Layer(layer.name, f"{layer.pool}pool", {**image, **windows, "rounding": layer.rounding})
-            case nets.LrnSpec():
-                # The original program divides alpha by the size of the window.
-                alpha = layer.alpha / layer.size
-                rest = {"size": layer.size, "beta": layer.beta, "k": layer.k, "groups": layer.groups}
-                yield Layer(layer.name, "lrn", {**image, "alpha": alpha, **rest})
-            case nets.FcSpec():
-                yield _fc(layer.name, h * w * c, layer.outputs)
-
-
-def _alexnet() -> Iterator[Layer]:
-    """AlexNet as it was in 2012, its two towers as groups, and a normalisation in the same map."""
-    for layer in _trained("alexnet"):
-        yield layer
-        if layer.name == "lrn2":
-            yield _lrn("lrn2_map", 27, 256, alpha=4e-5, region="same_map")
 
 
 def _vgg16() -> Iterator[Layer]:
@@ -166,8 +198,8 @@ def _vgg16() -> Iterator[Layer]:
             c = k
         yield _pool(f"pool{stage}", hw, c, 2, 2)
         hw //= 2
-    yield _fc("fc6", 25088, 4096)
-    yield _fc("fc7", 4096, 4096)
+    yield _fc("fc6", 25088, 4096, relu=True)
+    yield _fc("fc7", 4096, 4096, relu=True)
     yield _fc("fc8", 4096, 1000)
 
 
@@ -222,23 +254,27 @@ def _resnet50() -> Iterator[Layer]:
     yield _fc("fc", 2048, 1000)
 
 
-_NETWORKS: dict[str, Callable[[], Iterator[Layer]]] = {
-    "alexnet": _alexnet,
+_LISTED: dict[str, Callable[[], Iterator[Layer]]] = {
     "vgg16": _vgg16,
     "googlenet": _googlenet,
     "resnet50": _resnet50,
-    "cifar-quick": lambda: _trained("cifar-quick"),
 }
 
-NETWORKS = tuple(_NETWORKS)
+# Names of networks without a NetSpec: their layers can be measured, but not trained.
+LISTED = tuple(_LISTED)
+# The networks whose layers tests and reports take for real ones.
+NETWORKS = ("alexnet", "vgg16", "googlenet", "resnet50", "cifar-quick", "cifar-18pct")
 
 
-def layers(network: str) -> dict[str, Layer]:
-    """Return the layers of a network by name, in order.
+def layers(net: AnyNet) -> dict[str, Layer]:
+    """Return the layers of a network that have problems, by name, in order.
+
+    Args:
+        net: One of LISTED, or a network, its name or its file; see cconvnet.formats.netfiles.resolve.
 
     Raises:
-        ValueError: `network` is not one of NETWORKS.
+        ValueError: There is no such network.
     """
-    if network not in _NETWORKS:
-        raise ValueError(f"network must be one of {', '.join(NETWORKS)}, not {network!r}")
-    return {layer.name: layer for layer in _NETWORKS[network]()}
+    if isinstance(net, str) and net in _LISTED:
+        return {layer.name: layer for layer in _LISTED[net]()}
+    return layers_of(resolve(net).build_sized(None)[0])

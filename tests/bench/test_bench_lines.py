@@ -66,7 +66,7 @@ def test_a_side_lives_for_all_rows_and_precisions(
 
 
 def _few(network: str, batch: int, precision: str, blocks: bool) -> list[Case]:
-    return [case for case in cases(network, batch, precision, blocks) if case.layer in ("fc10", "loss")]
+    return [case for case in cases(network, batch, precision, blocks) if case.layer in ("fc10", "cost")]
 
 
 def _counted(make: Any, made: list[Any]) -> Any:

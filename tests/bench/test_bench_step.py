@@ -331,6 +331,18 @@ def test_padding_of_one_side_dilation_and_counted_padding_are_the_same() -> None
     assert max(apart.values()) < 1e-5 and "conv2.weight.velocity" in apart
 
 
+def test_branches_are_the_same() -> None:
+    x = cc.image(10, 10, 2).conv(8, 3, pad=1, name="stem").relu()
+    joined = cc.concat(
+        x.conv(4, 1, name="ones").relu(),
+        x.maxpool(3, 1, 1).conv(6, 3, pad=1, name="pooled").relu(),
+        x.select([7, 0, 0, 3]),
+    )
+    y = joined.avgpool(3, 2, 1, count_padding=True).conv(10, 3, name="scores").relu().dropout(0.5)
+    apart = distances(y.mean().fc(3).softmax(), 8, "nchw", "channels_last")
+    assert max(apart.values()) < 1e-5 and {"stem.weight.velocity", "scores.bias.velocity"} <= set(apart)
+
+
 def test_a_planted_mistake_is_found_in_pytorch_too(tmp_path: Path) -> None:
     """The rate given to PyTorch is 1% higher than ours."""
     pytest.importorskip("torch")

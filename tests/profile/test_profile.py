@@ -307,6 +307,26 @@ def test_the_command_prints_writes_and_compares(
     assert "cycles of a multiprocessor:" in detail and "hot loop" in detail
 
 
+def test_a_network_from_a_file_and_one_that_nothing_trains_are_profiled(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def missing() -> Any:
+        raise DeviceUnavailable("build it: make counting")
+
+    monkeypatch.setattr(walk, "counting_module", missing)
+    file = tmp_path / "net.py"
+    file.write_text(
+        "import cconvnet as cc\nnet = cc.image(8, 8, 1).conv(4, 3, name='mine').fc(2).softmax()\n"
+    )
+    for net, layer, size in ((str(file), "mine", ["--size", "12"]), ("resnet50", "conv5_3x3", [])):
+        found = tmp_path / f"{layer}.json"
+        words = ["--batch", "2", *size, "--json", str(found)]
+        succeed_here("profile", "--net", net, "--layer", layer, "--pass", "forward,fprop", *words)
+        (row,) = json.loads(found.read_text())["kernels"]
+        assert (row["layer"], row["operation"]) == (layer, "conv_fprop")
+        assert not size or "h=12, w=12" in row["problem"]
+
+
 def test_without_the_counting_emulator_the_rest_is_printed(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -389,8 +389,8 @@ def test_the_networks_are_the_published_ones() -> None:
     assert total("alexnet") == (724, 60_954_656)
     assert total("vgg16") == (15_470, 138_344_128)
     assert total("googlenet") == (1_583, 6_990_272)
-    with pytest.raises(ValueError, match="network must be one of"):
-        layers("lenet-5")
+    with pytest.raises(ValueError, match="net must be one of"):
+        layers("resnet51")
 
 
 @pytest.mark.parametrize("network", NETWORKS)

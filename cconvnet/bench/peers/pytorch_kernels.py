@@ -24,10 +24,12 @@ import torch
 from cconvnet.bench.cases import Case
 from cconvnet.bench.peers.gpu import gpu
 from cconvnet.bench.peers.padding import covering_image
+from cconvnet.bench.peers.pytorch_net import neuron
 from cconvnet.bench.peers.side import Plan, Refused, Replay, Side
 from cconvnet.bench.tiles import Tiled, tile
 from cconvnet.bench.timing import FLUSHED, GRAPH, wall_seconds
 from cconvnet.bfloat16 import BITS, pack
+from cconvnet.nets import Neuron
 
 Array = np.ndarray[Any, Any]
 Tensors = dict[str, Any]
@@ -59,6 +61,12 @@ class _Plan(Plan):
         tensors = {name: self._tensor(name, value) for name, value in inputs.items()}
         self._compute = self._make(problem, tensors)
 
+    def _is_bf16(self, name: str) -> bool:
+        """Return whether an array is bfloat16; one that only PyTorch reads has the type of the others."""
+        if _SIZES_OF.get(self._case.operation) == name:
+            return self._case.element == "bf16"
+        return bool(self._case.dtype(name) == BITS)
+
     def _tensor(self, name: str, value: Any) -> Any:
         if isinstance(value, Tiled):
             tensor = self._side.tiled(value)
@@ -67,7 +75,7 @@ class _Plan(Plan):
             tensor = torch.from_numpy(value).to(self._side.torch_device, copy=True)
         else:
             return value
-        if tensor.dtype == torch.float32 and self._case.dtype(name) == BITS:
+        if tensor.dtype == torch.float32 and self._is_bf16(name):
             tensor = tensor.to(torch.bfloat16)
         if tensor.ndim != 4:
             return tensor
@@ -401,6 +409,19 @@ class PyTorch(Side):
             return {"dx": dx, "db": torch.sum(dx, 0, out=db)}
 
         return compute
+
+    @staticmethod
+    def _neuron(problem: Any, x: Any) -> Any:
+        return neuron(Neuron(problem.neuron, problem.a, problem.b), x)
+
+    def _neuron_forward(self, problem: Any, tensors: Tensors) -> Callable[[], Tensors]:
+        return lambda: {"y": self._neuron(problem, tensors["x"])}
+
+    def _neuron_backward(self, problem: Any, tensors: Tensors) -> Callable[[], Tensors]:
+        x = tensors["x"].requires_grad_()
+        with torch.enable_grad():
+            y = self._neuron(problem, x)
+        return lambda: {"dx": torch.autograd.grad(y, x, tensors["dy"], retain_graph=True)[0]}
 
     def _dropout(self, problem: Any, tensors: Tensors) -> Callable[[], Tensors]:
         return lambda: {"y": torch.nn.functional.dropout(tensors["x"], 1 - problem.keep, True)}

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from cconvnet.bench.processes import PeerMissing
 from cconvnet.nets import (
     DATA,
+    ConcatSpec,
     ConvSpec,
     DropoutSpec,
     FcSpec,
@@ -28,6 +29,7 @@ from cconvnet.nets import (
     Neuron,
     NeuronSpec,
     PoolSpec,
+    SelectSpec,
     SoftmaxCostSpec,
     SumSpec,
 )
@@ -215,7 +217,7 @@ class _Pool(nn.Module):
         self.spec = spec
         self.ceil_mode: bool | None = None
         outputs = pool_outputs(spec, x)
-        within = not spec.count_padding and all(
+        within = all(
             isinstance(pad, int) and 0 <= 2 * pad <= window
             for pad, window in zip(spec.padding, spec.window, strict=True)
         )
@@ -253,9 +255,7 @@ class _Pool(nn.Module):
         if self.ceil_mode is not None:
             if is_max:
                 return F.max_pool2d(x, spec.window, spec.stride, spec.padding, ceil_mode=self.ceil_mode)
-            return F.avg_pool2d(
-                x, spec.window, spec.stride, spec.padding, self.ceil_mode, count_include_pad=False
-            )
+            return F.avg_pool2d(x, spec.window, spec.stride, spec.padding, self.ceil_mode, spec.count_padding)
         x = F.pad(x, self.around, value=-torch.inf if is_max else 0.0)
         if is_max:
             return F.max_pool2d(x, spec.window, spec.stride)
@@ -349,6 +349,21 @@ class _Max(nn.Module):
         return y
 
 
+class _Concat(nn.Module):
+    def forward(self, *inputs: Tensor) -> Tensor:
+        return torch.cat(inputs, dim=1)
+
+
+class _Select(nn.Module):
+    def __init__(self, spec: SelectSpec) -> None:
+        super().__init__()
+        self.channels: Tensor
+        self.register_buffer("channels", torch.tensor(spec.channels), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.index_select(1, self.channels)
+
+
 # ---- the network -----------------------------------------------------------------------------------------
 
 
@@ -410,6 +425,10 @@ class Net(nn.Module):
                 return _Sum(layer)
             case MaxSpec():
                 return _Max()
+            case ConcatSpec():
+                return _Concat()
+            case SelectSpec():
+                return _Select(layer)
         raise PeerMissing(f"PyTorch has no layer like {layer.name}, a {layer.type}")
 
     def forward(self, images: Tensor) -> Tensor:

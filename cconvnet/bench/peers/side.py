@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from cconvnet.bench import verify
-from cconvnet.bench.cases import Case, find
+from cconvnet.bench.cases import Case, Net, find
 from cconvnet.bench.processes import WorkerError
 from cconvnet.testing import compare
 
@@ -191,7 +191,7 @@ class Side(abc.ABC):
 
     def prepare(
         self,
-        network: str,
+        network: Net,
         batch: int,
         layer: str,
         operation: str,
@@ -201,7 +201,7 @@ class Side(abc.ABC):
         """Make the plans of a case, check them, and keep the fastest right one of each column.
 
         Args:
-            network: The case's network.
+            network: The case's network; see cconvnet.bench.cases.cases.
             batch: The case's batch.
             layer: The case's layer.
             operation: The case's operation.
