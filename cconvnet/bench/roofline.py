@@ -138,6 +138,8 @@ class Recorder:
         for parameter in network.parameters.values():
             for piece in parameter.pieces:
                 self._owners[id(piece.value)] = labels[parameter.layer]
+        if len(network.graph.costs) > 1:
+            self._owners[id(network.graph.losses)] = labels[network.graph.cost.name]
         # Joined biases move behind the backward pass of the first layer.
         for group in network.graph.updates.groups if network.graph.updates is not None else ():
             self._owners[id(group.value)] = labels[group.parameters[0].layer]

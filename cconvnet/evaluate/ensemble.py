@@ -100,7 +100,7 @@ def evaluate_run(
                 network.forward(train=False)
                 result = network.result()
                 if answers is not None:
-                    probabilities = network.outputs(network.spec.layers[-1].name)[: len(batch)]
+                    probabilities = network.outputs(network.spec.answer.name)[: len(batch)]
             else:
                 probabilities = mean_probabilities(network, batch.images, chosen)
                 result = judge(probabilities, batch.labels)

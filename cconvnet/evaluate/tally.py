@@ -21,12 +21,14 @@ class Tally:
         wrong_top1: Images whose right class is not the most probable one.
         wrong_top5: Images whose right class is not among the five most probable.
         count: Number of images.
+        heads: Sum of the images' losses of each cost that runs in training only.
     """
 
     loss: float = 0.0
     wrong_top1: int = 0
     wrong_top5: int = 0
     count: int = 0
+    heads: dict[str, float] = dataclasses.field(default_factory=dict)
 
     def add(self, result: StepResult) -> None:
         """Add the images of a batch."""
@@ -34,15 +36,23 @@ class Tally:
         self.wrong_top1 += int(np.count_nonzero(result.rank >= 1))
         self.wrong_top5 += int(np.count_nonzero(result.rank >= 5))
         self.count += result.count
+        for name, loss in result.head_losses.items():
+            self.heads[name] = self.heads.get(name, 0.0) + loss * result.count
 
     def clear(self) -> None:
         """Begin again with no image."""
         self.loss, self.wrong_top1, self.wrong_top5, self.count = 0.0, 0, 0, 0
+        self.heads.clear()
 
     @property
     def mean_loss(self) -> float:
         """Mean loss of an image, 0 if there is none."""
         return self.loss / max(1, self.count)
+
+    @property
+    def mean_head_losses(self) -> dict[str, float]:
+        """Mean loss of an image of each cost that runs in training only."""
+        return {name: loss / max(1, self.count) for name, loss in self.heads.items()}
 
     @property
     def error_top1(self) -> float:

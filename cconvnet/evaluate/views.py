@@ -85,7 +85,7 @@ def mean_probabilities(network: Network, images: Array, views: list[View]) -> Ar
             np.full(count, view.mirror, np.uint8),
         )
         network.forward(train=False)
-        total += network.outputs(network.spec.layers[-1].name)[:count]
+        total += network.outputs(network.spec.answer.name)[:count]
     return total / len(views)
 
 

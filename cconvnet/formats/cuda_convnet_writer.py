@@ -72,6 +72,7 @@ def normal_form(spec: NetSpec, towers: int = 2) -> NetSpec:
         shapes(spec)
     except ValueError as error:
         raise ConfigError(f"{spec.name}: {error}") from None
+    _only_cost(spec)
     spec = _unscaled(spec)
     found = shapes(spec)
     layers = [_NORMAL[type(layer)](layer, found) for layer in spec.layers]
@@ -287,6 +288,19 @@ _NORMAL: dict[type[LayerSpec], Callable[[Any, Mapping[str, Shape]], LayerSpec]] 
 _Values = dict[str, Any]
 
 
+def _only_cost(spec: NetSpec) -> SoftmaxCostSpec:
+    """Return the cost of a network that the files can describe: they have one, and no heads."""
+    if not spec.costs:
+        raise _cannot(spec.answer, "is the end of a network without a cost: the files need one")
+    for cost in spec.costs:
+        if cost.train_only:
+            raise _cannot(cost, "is a head, in training only: the files run every cost in tests too")
+        if not isinstance(cost, SoftmaxCostSpec):
+            raise _cannot(cost, f"the files know no {cost.type}")
+    assert isinstance(spec.answer, SoftmaxCostSpec)
+    return spec.answer
+
+
 class _Writer:
     """The two files of a network in normal form."""
 
@@ -295,7 +309,7 @@ class _Writer:
         self.found = shapes(spec)
         taken = {layer.name for layer in spec.layers}
         self.labels = free_name("labels", taken)
-        (self.cost,) = (layer for layer in spec.layers if isinstance(layer, SoftmaxCostSpec))
+        self.cost = _only_cost(spec)
         self.softmax = self.cost.softmax
         if self.softmax in {*taken, self.labels, DATA}:
             raise _cannot(self.cost, f"softmax={self.softmax!r} is the name of another layer")

@@ -110,6 +110,8 @@ class FixedNet(ChosenNet):
         self, image_shape: Shape | None = None, classes: int | None = None
     ) -> tuple[NetSpec, list[str]]:
         """Return the network, if it is made for these images and classes."""
+        if classes is not None and not self.spec.costs:
+            raise ValueError(f"{self} has no cost, so there is nothing to train or to evaluate on data")
         own = (self.spec.stored_shape, self.spec.classes)
         given = (image_shape or own[0], own[1] if classes is None else classes)
         if given != own:

@@ -236,7 +236,7 @@ class Layer:
 
     @property
     def cost(self) -> CostLayer | None:
-        """The layer itself if it computes the network's loss, else None."""
+        """The layer itself if it computes a loss, else None."""
         return None
 
     @property
@@ -298,11 +298,11 @@ class Layer:
 
 
 class CostLayer(Layer):
-    """A layer that computes the network's loss.
+    """A layer that computes a loss.
 
     Attributes:
         coeff: multiplies the gradient.
-        losses: float32[N], one per image.
+        losses: float32[N], one per image; 0 in rows without one.
         ranks: int32[N], the number of classes that are more probable than the label.
         count: how many rows hold images; the loss is their mean.
     """

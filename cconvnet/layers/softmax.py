@@ -50,6 +50,7 @@ class SoftmaxCostLayer(CostLayer):
             module.softmax_cross_entropy_forward(
                 self.problem, x, self.labels, self.output.array, self.losses, self.ranks, stream
             )
+            self._clear_missing(self.losses)
             return
         module.softmax_cross_entropy(
             self.problem,
@@ -63,6 +64,7 @@ class SoftmaxCostLayer(CostLayer):
             stream,
         )
         self._clear_missing(dx)
+        self._clear_missing(self.losses)
 
     def backward(self, updates: FusedUpdates | None = None) -> None:
         """Compute the gradient unless the forward pass has."""
@@ -74,7 +76,7 @@ class SoftmaxCostLayer(CostLayer):
         )
         self._clear_missing(dx)
 
-    def _clear_missing(self, dx: Any) -> None:
-        """Set the gradient of rows without an image to 0."""
-        if self.count < len(dx):
-            dx[self.count :] = 0
+    def _clear_missing(self, rows: Any) -> None:
+        """Set the rows without an image to 0."""
+        if self.count < len(rows):
+            rows[self.count :] = 0

@@ -7,7 +7,8 @@ Modules, in reading order:
     shapes: shapes of activations, numbers of weights and multiply-adds, and checks of layers.
     table: these figures as a table.
     builder: networks of one's own, from values that know their shape.
-    arguments, plan: of the builder: arguments that all layers take; the names and order of layers.
+    arguments, plan, ends: of the builder: arguments that many layers take; the names and order of layers;
+        heads and the end.
     lenet, cifar_quick, ..., alexnet_2012: the networks that are known by name, one file each.
     catalog: these networks by their names.
     transform: a network at another size, or with its towers written out.
@@ -27,6 +28,7 @@ from cconvnet.nets.specs import (
     ConcatSpec,
     ContrastNormSpec,
     ConvSpec,
+    CostSpec,
     DropoutSpec,
     FcSpec,
     FilterSpec,
@@ -58,6 +60,7 @@ __all__ = [
     "ConcatSpec",
     "ContrastNormSpec",
     "ConvSpec",
+    "CostSpec",
     "DropoutSpec",
     "FcSpec",
     "FilterSpec",

@@ -1,11 +1,11 @@
-"""The arguments that all methods of the builder take, or all that add weights."""
+"""The arguments of the builder's methods: those that many take, and the fields of layers made of them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from cconvnet.nets.values import Init, Neuron, Padding, Pair, RateCurve
+from cconvnet.nets.values import Init, Neuron, Padding, Pair, RateCurve, gaussian
 
 if TYPE_CHECKING:
     from cconvnet.nets.builder import Value
@@ -66,3 +66,42 @@ class Weights(Place, total=False):
     norm_limit: float
     contrast_limits: tuple[float, float] | None
     per_input: Sequence[Mapping[str, Any]]
+
+
+def as_neuron(kind: str, a: float = 1.0, b: float | None = None) -> Neuron:
+    """Return an activation function with parameters that make it the usual one."""
+    return Neuron(kind, a, (1.0 if kind == "tanh" else 0.0) if b is None else b)
+
+
+def as_init(init: Init | str | float) -> Init:
+    """Return a distribution of first weights: itself, that of a kind, or a Gaussian of a deviation."""
+    if isinstance(init, int | float):
+        return gaussian(init)
+    if init == "gaussian":
+        raise ValueError("init needs the standard deviation of a Gaussian, a number, instead of 'gaussian'")
+    if isinstance(init, str):
+        return Init(init)
+    if not isinstance(init, Init):
+        raise TypeError(f"init must be a standard deviation, 'he' or a cc.nets.Init, not {init!r}")
+    return init
+
+
+def filter_fields(
+    filters: int, window: Size, stride: Size, pad: Pad, groups: int, rounding: str
+) -> dict[str, Any]:
+    """Return the fields of a layer with filters."""
+    sizes = {"window": window, "stride": stride, "padding": pad}
+    return {"filters": filters, **sizes, "groups": groups, "rounding": rounding}
+
+
+def window_fields(
+    pool: str,
+    window: Size,
+    stride: Size | None = None,
+    pad: Pad = 0,
+    rounding: str = "floor",
+    outputs: Size | None = None,
+) -> dict[str, Any]:
+    """Return the fields of a pooling layer."""
+    sizes = {"window": window, "stride": window if stride is None else stride, "padding": pad}
+    return {"pool": pool, **sizes, "rounding": rounding, "outputs": outputs}

@@ -7,7 +7,7 @@
 
 A value is immutable: two layers that read the same value are two branches. Nothing is computed here. The
 result of :meth:`Value.softmax` is plain data, a :class:`~cconvnet.nets.NetSpec`, made of the layers that lead
-to it.
+to it and to its heads.
 
 Sizes are (height, width) or one number for both. A layer that does not fit is refused by the call that adds
 it.
@@ -18,13 +18,22 @@ without a name of its own becomes part of the product before it, unless somethin
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Unpack
 
 from cconvnet.checks import real
-from cconvnet.nets.arguments import Pad, Place, Size, Weights
+from cconvnet.nets.arguments import (
+    Pad,
+    Place,
+    Size,
+    Weights,
+    as_init,
+    as_neuron,
+    filter_fields,
+    window_fields,
+)
+from cconvnet.nets.ends import Head, closed
 from cconvnet.nets.plan import Node, Plan, new_node
 from cconvnet.nets.recipe import InputSpec, NetSpec, TrainRecipe
 from cconvnet.nets.shapes import Shape, text_of
@@ -46,10 +55,7 @@ from cconvnet.nets.specs import (
     SumSpec,
     WeightedSpec,
 )
-from cconvnet.nets.values import Init, Neuron, as_pair, gaussian, require
-
-# A recipe for networks that come without one: the batch and the rate of lenet, with which it learns quickly.
-DEFAULT_RECIPE = TrainRecipe(batch=64, epochs=10, lr=0.02)
+from cconvnet.nets.values import Neuron, as_pair, require
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -122,7 +128,7 @@ class Value:
         Raises:
             ValueError: it does not fit what it reads; the text has its name and the shapes.
         """
-        given = _filters(filters, window, stride, pad, groups, rounding)
+        given = filter_fields(filters, window, stride, pad, groups, rounding)
         own = {"shared_bias": shared_bias, "dilation": dilation}
         return self._weighted(ConvSpec, {**given, **own}, more)
 
@@ -141,7 +147,7 @@ class Value:
 
         The arguments are those of :meth:`conv`.
         """
-        given = _filters(filters, window, stride, pad, groups, rounding)
+        given = filter_fields(filters, window, stride, pad, groups, rounding)
         return self._weighted(LocalSpec, given, more)
 
     def fc(self, outputs: int, **more: Unpack[Weights]) -> Value:
@@ -186,7 +192,7 @@ class Value:
             b: the second; None: 1 of tanh, 0 of linear.
             **place: see :class:`Place`.
         """
-        function = kind if isinstance(kind, Neuron) else _neuron(kind, a, b)
+        function = kind if isinstance(kind, Neuron) else as_neuron(kind, a, b)
         return _layer(NeuronSpec, {"neuron": function}, [self], place, function.kind)
 
     # ---- normalisation ----
@@ -253,7 +259,7 @@ class Value:
             outputs: how many windows there are in either direction; None: as many as fit.
             **place: see :class:`Place`.
         """
-        return _layer(PoolSpec, _windows("max", window, stride, pad, rounding, outputs), [self], place)
+        return _layer(PoolSpec, window_fields("max", window, stride, pad, rounding, outputs), [self], place)
 
     def avgpool(
         self,
@@ -278,12 +284,12 @@ class Value:
                 that of the window's pixels within the image.
             **place: see :class:`Place`.
         """
-        given = _windows("avg", window, stride, pad, rounding, outputs)
+        given = window_fields("avg", window, stride, pad, rounding, outputs)
         return _layer(PoolSpec, {**given, "count_padding": count_padding}, [self], place)
 
     def mean(self, **place: Unpack[Place]) -> Value:
         """Add the mean of each channel over the whole image: global average pooling."""
-        return _layer(PoolSpec, _windows("avg", self.shape[:2]), [self], place, "mean")
+        return _layer(PoolSpec, window_fields("avg", self.shape[:2]), [self], place, "mean")
 
     # ---- other layers ----
 
@@ -335,6 +341,7 @@ class Value:
         coeff: float = 1.0,
         probs: str = "probs",
         device: int | str | None = None,
+        heads: Sequence[Head] = (),
     ) -> NetSpec:
         """End the network with softmax and cross-entropy against the labels, and return it.
 
@@ -346,28 +353,62 @@ class Value:
             coeff: multiplies the gradient, not the loss that is shown.
             probs: the name of the softmax in files that name it apart from the cost.
             device: where it is computed; None: where its input is.
+            heads: further costs, in training only; :meth:`head` makes them.
 
         Returns:
             The network, with a class for each channel of this value.
 
         Raises:
-            ValueError: there is more than one value for a class, or two layers have one name.
+            ValueError: there is more than one value for a class, a head has other classes, or two layers have
+                one name.
         """
-        if self.shape[:2] != (1, 1):
-            raise ValueError(
-                f"layer {cost}: needs one value for each class, not {text_of([self.shape])} of {self.name}; "
-                "add .fc(classes) or .mean() before it"
-            )
-        end = _layer(
-            SoftmaxCostSpec, {"coeff": coeff, "softmax": probs}, [self], {"name": cost, "device": device}
-        )
-        plan = Plan([end._node])
-        images, stored = plan.images
-        if recipe is None:
-            recipe = dataclasses.replace(DEFAULT_RECIPE, crop=stored != (images.height, images.width))
-        return NetSpec(name, plan.layers(), images, stored, self.channels, recipe)
+        given = {"coeff": coeff, "softmax": probs}
+        end = self._softmax(given, {"name": cost, "device": device}, cost)
+        return closed(end._node, name, recipe, heads)
+
+    def features(self, name: str = "net", recipe: TrainRecipe | None = None) -> NetSpec:
+        """End the network with this value, without a cost, and return it.
+
+        ``Network.forward(train=False)`` computes the value, and ``Network.outputs`` returns it. Such a
+        network cannot be trained.
+
+        Args:
+            name: of the network.
+            recipe: as of :meth:`softmax`; its `pad` allows crops beyond the image.
+
+        Raises:
+            ValueError: this value is the images themselves.
+        """
+        return closed(self._node, name, recipe)
+
+    def head(self, coeff: float = 1.0, **place: Unpack[Place]) -> Head:
+        """Return a softmax cost that is present in training only: an auxiliary head.
+
+            >>> first = x.mean().fc(10).head(0.3)
+            >>> net = x.conv(64, 3).relu().mean().fc(10).softmax(heads=[first])
+
+        Args:
+            coeff: multiplies its gradient, which is added to those of the network's other costs.
+            **place: see :class:`Place`.
+
+        Returns:
+            The head. It becomes part of the network whose last method gets it as one of ``heads``.
+
+        Raises:
+            ValueError: there is more than one value for a class.
+        """
+        given = {"coeff": coeff, "train_only": True}
+        return Head(self._softmax(given, place, place.get("name", "cost"))._node)
 
     # ---- steps that methods share ----
+
+    def _softmax(self, given: Mapping[str, Any], place: Mapping[str, Any], name: str) -> Value:
+        if self.shape[:2] != (1, 1):
+            raise ValueError(
+                f"layer {name}: needs one value for each class, not {text_of([self.shape])} of {self.name}; "
+                "add .fc(classes) or .mean() before it"
+            )
+        return _layer(SoftmaxCostSpec, given, [self], place, "cost")
 
     def _weighted(self, kind: type[WeightedSpec], given: Mapping[str, Any], more: Weights) -> Value:
         values: dict[str, Any] = {**given, **more}
@@ -377,54 +418,15 @@ class Value:
             if key not in given and key not in Weights.__annotations__:
                 raise TypeError(f"{kind.type}() has no argument {key!r}")
         if "init" in values:
-            values["init"] = _init(values["init"])
+            values["init"] = as_init(values["init"])
         if "per_input" in values:
             values["per_input"] = [
-                {**each, "init": _init(each["init"])} if "init" in each else each
+                {**each, "init": as_init(each["init"])} if "init" in each else each
                 for each in values["per_input"]
             ]
         if isinstance(neuron := values.get("neuron"), str):
-            values["neuron"] = _neuron(neuron)
+            values["neuron"] = as_neuron(neuron)
         return _layer(kind, values, [self, also] if isinstance(also, Value) else [self, *also], place)
-
-
-def _neuron(kind: str, a: float = 1.0, b: float | None = None) -> Neuron:
-    """Return an activation function with parameters that make it the usual one."""
-    return Neuron(kind, a, (1.0 if kind == "tanh" else 0.0) if b is None else b)
-
-
-def _init(init: Init | str | float) -> Init:
-    """Return a distribution of first weights: itself, that of a kind, or a Gaussian of a deviation."""
-    if isinstance(init, int | float):
-        return gaussian(init)
-    if init == "gaussian":
-        raise ValueError("init needs the standard deviation of a Gaussian, a number, instead of 'gaussian'")
-    if isinstance(init, str):
-        return Init(init)
-    if not isinstance(init, Init):
-        raise TypeError(f"init must be a standard deviation, 'he' or a cc.nets.Init, not {init!r}")
-    return init
-
-
-def _filters(
-    filters: int, window: Size, stride: Size, pad: Pad, groups: int, rounding: str
-) -> dict[str, Any]:
-    """Return the fields of a layer with filters."""
-    sizes = {"window": window, "stride": stride, "padding": pad}
-    return {"filters": filters, **sizes, "groups": groups, "rounding": rounding}
-
-
-def _windows(
-    pool: str,
-    window: Size,
-    stride: Size | None = None,
-    pad: Pad = 0,
-    rounding: str = "floor",
-    outputs: Size | None = None,
-) -> dict[str, Any]:
-    """Return the fields of a pooling layer."""
-    sizes = {"window": window, "stride": window if stride is None else stride, "padding": pad}
-    return {"pool": pool, **sizes, "rounding": rounding, "outputs": outputs}
 
 
 def _layer(

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from cconvnet.checks import MAX_SIDE, finite_fields, real, whole
 from cconvnet.errors import nearest
-from cconvnet.nets.specs import LayerSpec
+from cconvnet.nets.specs import CostSpec, LayerSpec
 from cconvnet.nets.table import NetTable, table_of
 from cconvnet.nets.values import CONSTANT, Pair, RateCurve, as_pair, one_of, require
 
@@ -123,7 +123,8 @@ class NetSpec:
 
     Attributes:
         name: of the network.
-        layers: in an order in which every layer follows its inputs; the last is a softmax_cost.
+        layers: in an order in which every layer follows its inputs. One cost is not ``train_only``; a network
+            without costs computes the output of its last layer.
         input: the images as the first layer reads them.
         stored: (height, width) of the uint8 images the input is cropped from; equal to the input's where
             nothing is cropped.
@@ -152,6 +153,36 @@ class NetSpec:
     def stored_shape(self) -> tuple[int, int, int]:
         """(H, W, C) of the uint8 images that ``Network.load`` takes."""
         return (*self.stored, self.input.channels)
+
+    @property
+    def costs(self) -> tuple[CostSpec, ...]:
+        """The costs, in order."""
+        return tuple(layer for layer in self.layers if isinstance(layer, CostSpec))
+
+    @property
+    def answer(self) -> LayerSpec:
+        """The layer that answers: the cost that is not ``train_only``; without costs, the last layer.
+
+        A ValueError is raised if there is no such layer, or several.
+        """
+        if not self.costs and self.layers:
+            return self.layers[-1]
+        found = [cost for cost in self.costs if not cost.train_only]
+        if len(found) != 1:
+            names = f": {', '.join(cost.name for cost in found)}" if found else ""
+            raise ValueError(
+                f"exactly one cost of a network must not be train_only, {self.name} has {len(found)}{names}"
+            )
+        return found[0]
+
+    @property
+    def train_only(self) -> frozenset[str]:
+        """The layers that run in training only: the heads, and what nothing but heads needs."""
+        needed = {self.answer.name}
+        for layer in reversed(self.layers):
+            if layer.name in needed:
+                needed.update(layer.inputs)
+        return frozenset(layer.name for layer in self.layers) - needed
 
     def table(self) -> NetTable:
         """Return shapes, parameters and multiply-adds of the layers, to be printed.

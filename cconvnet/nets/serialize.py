@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 # Fields that layers did not always have, with the values by which they compute as before. These are left out,
 # so that the networks of older versions are described as ever.
-_LATER: dict[str, Any] = {"dilation": (1, 1), "count_padding": False}
+_LATER: dict[str, Any] = {"dilation": (1, 1), "count_padding": False, "train_only": False}
 
 
 def spec_to_dict(spec: NetSpec) -> dict[str, Any]:

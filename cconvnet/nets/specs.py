@@ -422,17 +422,29 @@ class BlurSpec(LayerSpec):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SoftmaxCostSpec(LayerSpec):
-    """Softmax and cross-entropy against the labels.
+class CostSpec(LayerSpec):
+    """The fields of all costs. The gradients of a network's costs are summed.
 
     Attributes:
         coeff: multiplies the gradient, not the loss that is shown.
+        train_only: whether the cost, and every layer that nothing else needs, runs in training only: an
+            auxiliary head. Of the costs of a network, all but one are such heads.
+    """
+
+    coeff: float = 1.0
+    train_only: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class SoftmaxCostSpec(CostSpec):
+    """Softmax and cross-entropy against the labels.
+
+    Attributes:
         softmax: the name of the softmax in files that name it apart from the cost.
     """
 
     type: ClassVar[str] = "softmax_cost"
 
-    coeff: float = 1.0
     softmax: str = "probs"
 
 

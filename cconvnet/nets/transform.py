@@ -235,6 +235,14 @@ def scaled(
     return changed if image is None else _with_whole_means(changed, spec)
 
 
+def without_heads(spec: NetSpec) -> NetSpec:
+    """Return the network without its heads: the layers that run outside of training."""
+    dropped = spec.train_only
+    return dataclasses.replace(
+        spec, layers=tuple(layer for layer in spec.layers if layer.name not in dropped)
+    )
+
+
 def _with_whole_means(spec: NetSpec, before: NetSpec) -> NetSpec:
     """Return the network with the means over whole images that it had before it was resized."""
     old = shapes(before)
@@ -268,10 +276,10 @@ def _unit(spec: NetSpec) -> int:
 
 
 def _before_cost(spec: NetSpec) -> set[str]:
-    """Return the layers with weights whose outputs are the classes."""
+    """Return the layers with weights whose outputs are the classes, of the network and of its heads."""
     layers = {layer.name: layer for layer in spec.layers}
     found: set[str] = set()
-    waiting = [name for layer in spec.layers if isinstance(layer, SoftmaxCostSpec) for name in layer.inputs]
+    waiting = [name for cost in spec.costs if isinstance(cost, SoftmaxCostSpec) for name in cost.inputs]
     while waiting:
         layer = layers.get(waiting.pop())
         if isinstance(layer, _Weighted):

@@ -82,7 +82,7 @@ def checked_step(
 def _forward(runner: Runner) -> Iterator[Anomaly | None]:
     """Run the forward pass; check weights before a layer runs and its output afterwards."""
     graph = runner.graph
-    for layer in (*graph.inputs.values(), *graph.forward):
+    for layer in (*graph.inputs.values(), *runner.order):
         for piece in layer.pieces:
             values = piece.device.host(piece.value)
             yield found_in(layer.name, "forward", piece.parameter.name, values)
@@ -91,9 +91,9 @@ def _forward(runner: Runner) -> Iterator[Anomaly | None]:
             continue
         for name in layer.names:
             yield found_in(name, "forward", "its output", layer_output(layer, name)[: runner.count])
-    cost = graph.cost
-    losses = cost.device.host(cost.losses)[: runner.count]
-    yield found_in(cost.name, "forward", "the losses", losses)
+    for cost in runner.costs:
+        losses = cost.device.host(cost.losses)[: runner.count]
+        yield found_in(cost.name, "forward", "the losses", losses)
 
 
 def _backward(runner: Runner) -> Iterator[Anomaly | None]:

@@ -40,7 +40,7 @@ def checked_batch(
         ValueError: naming the argument that has a wrong type, shape or value.
     """
     # Pinned memory must keep its type, which tells the device that it can read it by itself.
-    images, labels = np.asanyarray(images), np.asarray(labels)
+    images = np.asanyarray(images)
     shape = spec.stored_shape
     if images.dtype != np.uint8 or images.shape[1:] != shape:
         raise ValueError(
@@ -50,10 +50,13 @@ def checked_batch(
     if not 1 <= n <= most:
         raise ValueError(f"images must be from 1 to {most} in number, not {n}")
     classes = spec.classes
+    if labels is None and not spec.costs:
+        labels = np.zeros(n, np.int32)
+    labels = np.asarray(labels)
     if labels.shape != (n,) or labels.dtype.kind not in "iu":
         raise ValueError(f"labels must be integers[{n}], not {type_and_shape(labels)}")
-    if labels.min() < 0 or labels.max() >= classes:
-        raise ValueError(f"labels must be from 0 to {classes - 1}, not from {labels.min()} to {labels.max()}")
+    if len(wrong := labels[(labels < 0) | (labels >= classes)]):
+        raise ValueError(f"labels must be from 0 to {classes - 1}, not {wrong[0]}")
     room = (shape[0] - spec.input.height, shape[1] - spec.input.width)
     batch = ImageBatch(
         images=images,

@@ -16,7 +16,7 @@ def describe(graph: Graph) -> dict[str, Any]:
     counts: collections.Counter[str] = collections.Counter()
     for parameter in graph.parameters.values():
         counts[parameter.layer] += parameter.count
-    work = multiply_adds(graph.spec)
+    work, train_only = multiply_adds(graph.spec), graph.spec.train_only
     copied_back = [copy for copy in graph.copies if copy in graph.backward]
     copies = [
         {
@@ -49,6 +49,7 @@ def describe(graph: Graph) -> dict[str, Any]:
             }
             for spec in graph.spec.layers
         ],
+        "train_only": [layer.name for layer in graph.spec.layers if layer.name in train_only],
         "fused_gradients": graph.finished_by,
         "copies": copies,
         "copied_bytes_per_step": sum(copy.bytes for copy in (*graph.copies, *copied_back)),

@@ -81,6 +81,9 @@ class Plan:
             name: count - graph.gradient_bytes[name] - graph.workspace_bytes[name]
             for name, count in training.items()
         }
+        for layer in graph.forward:
+            if layer not in graph.answering:
+                forward[layer.device.name] -= int(layer.output.array.nbytes)
         pieces = [piece for parameter in graph.parameters.values() for piece in parameter.pieces]
         state = sum(int(piece.value.nbytes + piece.velocity.nbytes) for piece in pieces)
         return Needs(training, forward, state)

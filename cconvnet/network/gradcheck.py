@@ -8,8 +8,8 @@ The point at which gradients are compared is chosen so that the comparisons mean
 
 - Images are noise. Flat areas would put many values exactly on the kinks of ReLU and max pooling, where no
   derivative exists.
-- Weights are drawn as He et al. do, biases at random, and the last layer is scaled until its outputs are
-  about 1. So no gradient vanishes and the softmax is not saturated.
+- Weights are drawn as He et al. do, biases at random, and the last layers are scaled until their outputs
+  are about 1. So no gradient vanishes and the softmax is not saturated.
 - Where a finite difference still straddles a kink, a smaller one decides. A value on different sides of a
   kink in float32 and float64 changes one path out of thousands.
 - Dropout draws the same masks everywhere.
@@ -156,7 +156,7 @@ def gradcheck(
         targets.setdefault(device.kind, []).append(device)
     point = _Point(spec, batch, seed)
     reference = point.network([get_device("reference:0")])
-    point.scale_last_layer(reference)
+    point.scale_last_layers(reference)
 
     outputs, gradients = point.run(reference)
     checks = [
@@ -209,15 +209,15 @@ class _Point:
         draws = np.random.Generator(np.random.Philox(key=key))
         return draws.normal(0, 0.1, parameter.shape).astype(np.float32)
 
-    def scale_last_layer(self, network: Network) -> None:
-        """Shrink the weights of the layer before the cost, if it has any, until its outputs are about 1."""
-        (last,) = network.spec.layers[-1].inputs
+    def scale_last_layers(self, network: Network) -> None:
+        """Shrink the weights of the layers before costs, if they have any, until the outputs are about 1."""
         network.forward(train=True, step=_TRAIN_STEP)
-        size = float(np.abs(network.outputs(last)).max())
-        for name, parameter in network.parameters.items():
-            if parameter.layer == last:
-                self.values[name] /= np.float32(max(size, 1.0))
-                parameter.fill("value", self.values[name])
+        for last in {name for cost in network.spec.costs for name in cost.inputs}:
+            size = float(np.abs(network.outputs(last)).max())
+            for name, parameter in network.parameters.items():
+                if parameter.layer == last:
+                    self.values[name] /= np.float32(max(size, 1.0))
+                    parameter.fill("value", self.values[name])
 
     def run(self, network: Network) -> tuple[dict[str, Array], dict[str, Array]]:
         """Return the activations by layer and the gradients by parameter."""
@@ -252,8 +252,8 @@ def _difference_error(network: Network, name: str, gradient: Array, seed: int, s
             for moved in (value + step * direction, value - step * direction):
                 parameter.fill("value", moved)
                 network.forward(train=True, step=_TRAIN_STEP)
-                losses.append(network.result().loss)
-            slope = (losses[0] - losses[1]) / (2 * step) * network.loss_coeff
+                losses.append(network.objective())
+            slope = (losses[0] - losses[1]) / (2 * step)
             error = abs(slope - expected) / size
             if error <= DIFFERENCE_BOUND:
                 break

@@ -28,7 +28,7 @@ from cconvnet.layers import (
     make_layer,
 )
 from cconvnet.nets import DATA, LayerSpec, NetSpec
-from cconvnet.network.memory import Memory, allocate_gradients, allocate_workspaces
+from cconvnet.network.memory import Memory, allocate_gradients, allocate_workspaces, join_losses
 from cconvnet.optim import FusedUpdates, Parameter
 
 
@@ -50,9 +50,11 @@ class Graph:
         parts: the parts of each layer, by the spec's name.
         inputs: the images on each device that reads them, by the device's name.
         copies: the copies between devices.
-        cost: the layer that computes the loss.
+        costs: the layers that compute losses, by name.
+        losses: those of all costs, one after another; None on several devices and without costs.
         parameters: by name, "conv1.weight", "conv1.bias".
         forward: all layers behind the inputs and all copies, in the order of the forward pass.
+        answering: those that the network's answer needs, which run outside of training.
         backward: the layers and copies of the backward pass, in its order.
         step: int64[1] on each device, by its name: the number of the step that runs, which dropout reads.
         updates: what updates the parameters during the backward pass; None on several devices.
@@ -100,7 +102,7 @@ class Graph:
         self._copies: dict[tuple[int, str], CopyLayer] = {}  # by the tensor's id and the device it goes to
         self._readers = collections.Counter(name for layer in spec.layers for name in layer.inputs)
         self._add_layers(fuse)
-        self.cost = self._only_cost()
+        self.costs = {layer.name: layer.cost for layer in self.layers if layer.cost is not None}
         self._check_use()
 
         self.copies = list(self._copies.values())
@@ -113,9 +115,21 @@ class Graph:
             for layer in self._order
         }
         self.forward = self._forward_order()
+        self.answering = self._answering()
         # Backward is of use only where something before a layer, or the layer itself, learns.
         self.backward = [layer for layer in reversed(self._order) if layer.output.needs_gradient]
         self._allocate_shared(fuse)
+
+    @property
+    def cost(self) -> CostLayer:
+        """The layer whose loss is the network's.
+
+        Raises:
+            ValueError: the network has no cost.
+        """
+        if not self.costs:
+            raise ValueError(f"{self.spec.name} has no cost, so it has no loss")
+        return self.costs[self.spec.answer.name]
 
     def copies_of(self, tensor: Tensor) -> Sequence[CopyLayer]:
         """Return the copies of a tensor to other devices."""
@@ -263,27 +277,21 @@ class Graph:
 
     # -- checks --
 
-    def _only_cost(self) -> CostLayer:
-        costs = [layer.cost for layer in self.layers if layer.cost is not None]
-        if len(costs) != 1:
-            raise ValueError(
-                f"a network needs exactly one softmax_cost layer, {self.spec.name} has {len(costs)}"
-            )
-        return costs[0]
-
     def _check_use(self) -> None:
-        """Check that every layer and device is used, and that the cost has one value per class."""
+        """Check that every layer and device is used, and that costs have one value per class."""
+        answer = self.spec.answer.name
         for name in self.parts:
-            if name == self.cost.name:
+            if name in self.costs:
                 if self._readers[name]:
                     raise ValueError(f"layer {name}: the probabilities of a cost cannot be an input")
-            elif not self._readers[name]:
+            elif not self._readers[name] and name != answer:
                 raise ValueError(f"layer {name}: no layer reads it")
-        if self.cost.output.shape[1] != self.spec.classes:
-            raise ValueError(
-                f"layer {self.cost.name}: its input must have one value for each of the {self.spec.classes} "
-                f"classes, not {self.cost.output.shape[1]}"
-            )
+        for name, cost in self.costs.items():
+            if cost.output.shape[1] != self.spec.classes:
+                raise ValueError(
+                    f"layer {name}: its input must have one value for each of the {self.spec.classes} "
+                    f"classes, not {cost.output.shape[1]}"
+                )
         used = {layer.device.name for layer in self.layers}
         for device in self.devices:
             if device.name not in used:
@@ -302,6 +310,21 @@ class Graph:
             order.insert(order.index(producer) + 1, copy)
         return order
 
+    def _answering(self) -> list[Layer]:
+        """Return the layers and copies behind the inputs that the network's answer needs."""
+        heads = self.spec.train_only
+        read = {
+            id(tensor)
+            for layer in self.forward
+            if not layer.is_copy and layer.name not in heads
+            for tensor in layer.inputs
+        }
+        return [
+            layer
+            for layer in self.forward
+            if (id(layer.output) in read if layer.is_copy else layer.name not in heads)
+        ]
+
     def _allocate_shared(self, fuse: bool) -> None:
         """Allocate what layers share, gradients and workspaces, and what updates parameters."""
         element = self._site(self.devices[0]).element
@@ -311,6 +334,7 @@ class Graph:
             (device,) = self.devices
             memory = self.memory
             self.updates = FusedUpdates(self.parameters.values(), device, memory.allocate, memory.release)
+        self.losses = join_losses([*self.costs.values()], self.memory) if self.updates is not None else None
         if fuse:
             self._fuse_gradients(readers)
         before = dict(self.memory.bytes)

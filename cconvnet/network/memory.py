@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from cconvnet.devices import Device
-from cconvnet.layers import CopyLayer, Layer, Tensor
+from cconvnet.layers import CopyLayer, CostLayer, Layer, Tensor
 
 ALIGNMENT = 64  # elements; vector loads of the fast kernels need 16 bytes, cache lines 64
 
@@ -92,7 +92,7 @@ def allocate_gradients(
     """Allocate all activations' gradients, and tell every layer where to write its inputs' gradients.
 
     A gradient lives until its layer's own backward pass. The source and target of a copy live until then too,
-    since the copy may run all that time.
+    since the copy may run all that time. A cost's lives from the beginning.
 
     Args:
         backward: the layers in the order of the backward pass.
@@ -124,7 +124,8 @@ def allocate_gradients(
             if own and layer.backward_in_place and readers[id(tensor)] == 1:
                 slot = own[0]
             else:
-                slot = new_slot(tensor, moment)
+                # A cost may write its input's gradient in the forward pass, before any other is computed.
+                slot = new_slot(tensor, moment if layer.cost is None else 0)
             slots_of[id(tensor)].append(slot)
             written.append((layer, index, slot))
 
@@ -163,3 +164,20 @@ def allocate_workspaces(layers: Sequence[Layer], memory: Memory, element: Any) -
             scratch = memory.allocate(device, (elements_needed,), element)
             for layer in here:
                 layer.scratch = scratch
+
+
+def join_losses(costs: Sequence[CostLayer], memory: Memory) -> Any:
+    """Let the costs of one device write their losses into one array, and return it; None without costs.
+
+    So one kernel watches all of them.
+    """
+    if len(costs) <= 1:
+        return costs[0].losses if costs else None
+    device = costs[0].device
+    starts = np.cumsum([0, *(-(-len(cost.losses) // ALIGNMENT) * ALIGNMENT for cost in costs)]).tolist()
+    joined = memory.allocate(device, (starts[-1],))
+    device.fill(joined, np.zeros(starts[-1], np.float32))  # also what is between them
+    for cost, start in zip(costs, starts, strict=False):
+        memory.release(device, cost.losses)
+        cost.losses = joined[start : start + len(cost.losses)]
+    return joined

@@ -110,7 +110,7 @@ class Network:
     def load(
         self,
         images: Array,
-        labels: Array,
+        labels: Array | None = None,
         top: Array | None = None,
         left: Array | None = None,
         mirror: Array | None = None,
@@ -122,7 +122,7 @@ class Network:
         Args:
             images: uint8[n, H, W, C] of the stored size, 1 <= n <= batch. Rows missing from a full batch
                 count for nothing: neither the loss nor a gradient sees them.
-            labels: int[n], from 0 to classes - 1.
+            labels: int[n], from 0 to classes - 1; only a network without costs does without.
             top: int[n], the first row of each image's crop; None: the crop is in the middle. With a `pad` in
                 the network's recipe crops may reach that far out of the image.
             left: int[n], the first column, likewise.
@@ -136,23 +136,34 @@ class Network:
         batch, classes = checked_batch(self.spec, self.batch, images, labels, top, left, mirror, shift, scale)
         for layer in self.graph.inputs.values():
             self.runner.call(layer, layer.device, "load", layer.load, batch)
-        self.graph.cost.load(classes)
-        self.runner.count = len(classes)
+        for cost in self.graph.costs.values():
+            cost.load(classes)
+        self.runner.count = len(batch.images)
 
     def train_step(self, step: int, lr: float | Mapping[str, float], momentum: float) -> None:
         """Run forward(train=True, step), backward() and update(lr, momentum), bit-identical to the three.
 
-        Gradients are not kept. If the loss is not finite no parameter moves.
+        Gradients are not kept. If a loss is not finite, that of a head included, no parameter moves.
 
         On one GPU it returns when the work is enqueued and never waits for the GPU. From the second step on
         it needs two launches: that of the inputs, and that of the captured rest. On several devices it waits
         for the loss before the update.
+
+        Raises:
+            ValueError: the network has no cost.
         """
+        self._require_cost()
         self._require_batch()
         self.runner.train_step(step, lr, momentum)
 
     def forward(self, train: bool, step: int = 0) -> None:
-        """Compute every activation of the loaded batch; `step` selects the dropout masks."""
+        """Compute the activations of the loaded batch.
+
+        Args:
+            train: whether dropout drops and heads run. Otherwise only those layers run that the network's
+                answer needs: the output of its main cost, or of its last layer.
+            step: selects the dropout masks.
+        """
         self._require_batch()
         self.runner.begin(train, step)
         self.runner.forward_inputs()
@@ -167,7 +178,8 @@ class Network:
         self.runner.forward_inputs()
 
     def backward(self) -> None:
-        """Compute every parameter's gradient of the mean loss of the last forward pass."""
+        """Compute every parameter's gradient of the objective of the last forward pass, one of training."""
+        self._require_cost()
         self._require_batch()
         self.runner.backward()
 
@@ -181,7 +193,7 @@ class Network:
         self.runner.update(lr, momentum)
 
     def result(self) -> StepResult:
-        """Return loss and ranks of the last forward pass, once it is done."""
+        """Return losses and ranks of the last forward pass, once it is done."""
         self._require_batch()
         return self.runner.result()
 
@@ -202,6 +214,18 @@ class Network:
         finally:
             self.runner.observer = None
 
+    def objective(self) -> float:
+        """Return what training lowers: the sum of the costs' mean losses, each times its coefficient."""
+        result, costs = self.result(), self.graph.costs
+        losses = {self.graph.cost.name: result.loss, **result.head_losses}
+        return sum(costs[name].coeff * loss for name, loss in losses.items())
+
+    def _require_cost(self) -> None:
+        if not self.graph.costs:
+            raise ValueError(
+                f"{self.spec.name} cannot be trained: it has no cost, and ends in {self.spec.answer.name}"
+            )
+
     def _require_batch(self) -> None:
         if self.runner.count == 0:
             raise RuntimeError("load() a batch first")
@@ -213,7 +237,12 @@ class Network:
 
         The name "data" is the input's. Activations inside fused layers are computed again, from the present
         weights.
+
+        Raises:
+            ValueError: there is no such layer, or it runs in training only and the last pass was none.
         """
+        if name in self.spec.train_only and not self.runner.training:
+            raise ValueError(f"layer {name} runs in training only; forward(train=True) computes its output")
         return output(self.graph, name)
 
     def describe(self) -> dict[str, Any]:
@@ -246,11 +275,6 @@ class Network:
         """
         self._require_batch()
         return anomaly.checked_step(self.runner, step, lr, momentum)
-
-    @property
-    def loss_coeff(self) -> float:
-        """The factor by which the cost layer multiplies the gradients; result() has the plain loss."""
-        return self.graph.cost.coeff
 
     @property
     def copied_bytes(self) -> int:

@@ -6,6 +6,8 @@ replayed as one launch.
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -14,7 +16,7 @@ import numpy as np
 
 from cconvnet import optim
 from cconvnet.devices import Device
-from cconvnet.layers import Layer
+from cconvnet.layers import CostLayer, Layer
 from cconvnet.network.graph import Graph
 from cconvnet.optim import FusedUpdates, Parameter
 
@@ -23,15 +25,17 @@ Array = np.ndarray[Any, Any]
 
 @dataclass(frozen=True)
 class StepResult:
-    """The result of a forward pass for the `count` images of the batch.
+    """The result of a forward pass for the `count` images of the batch: that of the network's main cost.
 
     Attributes:
         losses: float32[count], -log(probability of the label).
         rank: int32[count], the number of classes before the label; an image is wrong at top-t if rank >= t.
+        heads: the losses of the other costs, float32[count], by their layers; empty outside of training.
     """
 
     losses: Array
     rank: Array
+    heads: Mapping[str, Array] = dataclasses.field(default_factory=dict)
 
     @property
     def count(self) -> int:
@@ -40,13 +44,27 @@ class StepResult:
 
     @property
     def loss(self) -> float:
-        """The mean loss."""
-        return float(np.mean(self.losses, dtype=np.float64))
+        """The mean loss, without those of heads."""
+        return _mean(self.losses)
+
+    @property
+    def head_losses(self) -> dict[str, float]:
+        """The mean loss of each head."""
+        return {name: _mean(losses) for name, losses in self.heads.items()}
+
+    @property
+    def finite(self) -> bool:
+        """True if all losses are finite, those of heads too."""
+        return all(np.isfinite(losses).all() for losses in (self.losses, *self.heads.values()))
 
     @property
     def correct(self) -> Array:
         """bool[count]: whether the label came first."""
         return np.equal(self.rank, 0)
+
+
+def _mean(losses: Array) -> float:
+    return float(np.mean(losses, dtype=np.float64))
 
 
 class Observer(Protocol):
@@ -99,9 +117,22 @@ class Runner:
         for images in self.graph.inputs.values():
             self.forward_layer(images, True)
 
+    @property
+    def order(self) -> list[Layer]:
+        """The layers and copies behind the inputs that the last forward pass runs."""
+        return self.graph.forward if self.training else self.graph.answering
+
+    @property
+    def costs(self) -> list[CostLayer]:
+        """The costs that the last forward pass runs, the main one first."""
+        if not self.graph.costs:
+            return []
+        main = self.graph.cost
+        return [main, *(cost for cost in self.graph.costs.values() if self.training and cost is not main)]
+
     def forward(self, train: bool) -> None:
-        """Run the forward pass of all layers behind the inputs."""
-        for layer in self.graph.forward:
+        """Run the forward pass of the layers behind the inputs."""
+        for layer in self.order:
             self.forward_layer(layer, train)
 
     def backward(self, updates: FusedUpdates | None = None) -> None:
@@ -166,7 +197,7 @@ class Runner:
         """A step behind its inputs on several devices, which waits for the loss before the update."""
         self.forward(True)
         self.backward()
-        if np.isfinite(self.result().losses).all():
+        if self.result().finite:
             self.update(lr, momentum)
 
     def _step_on_one(self, updates: FusedUpdates) -> None:
@@ -176,9 +207,8 @@ class Runner:
             self.forward(True)
             cost = self.graph.cost
             with cost.device as device:
-                losses = cost.losses[: self.count]
                 watch = device.module.watch_losses
-                self.call(cost, device, "check", watch, losses, updates.halt, device.stream)
+                self.call(cost, device, "check", watch, self.graph.losses, updates.halt, device.stream)
             self.backward(updates)
 
         if self.observer is not None:
@@ -200,15 +230,22 @@ class Runner:
 
     def result(self) -> StepResult:
         """Return the result of the last forward pass, once it is done."""
-        cost = self.graph.cost
-        host = cost.device.host
-        return StepResult(host(cost.losses)[: self.count], host(cost.ranks)[: self.count])
+        return self._fetched(lambda device, array: functools.partial(device.host, array))()
 
     def result_later(self) -> Callable[[], StepResult]:
         """Start to fetch the result of the last forward pass; calling what is returned waits for it."""
-        cost, count = self.graph.cost, self.count
-        losses, ranks = cost.device.host_later(cost.losses), cost.device.host_later(cost.ranks)
-        return lambda: StepResult(losses()[:count], ranks()[:count])
+        return self._fetched(lambda device, array: device.host_later(array))
+
+    def _fetched(self, fetch: Callable[[Device, Any], Callable[[], Array]]) -> Callable[[], StepResult]:
+        main, costs, count = self.graph.cost, self.costs, self.count
+        losses = {cost.name: fetch(cost.device, cost.losses) for cost in costs}
+        ranks = fetch(main.device, main.ranks)
+
+        def result() -> StepResult:
+            found = {name: values()[:count] for name, values in losses.items()}
+            return StepResult(found.pop(main.name), ranks()[:count], found)
+
+        return result
 
 
 def _backward(layer: Layer, updates: FusedUpdates | None) -> None:

@@ -14,6 +14,7 @@ from cconvnet.data import datasets
 from cconvnet.errors import nearest
 from cconvnet.evaluate import Trained, check_source, read_each, read_picture, readable_names, views_of
 from cconvnet.nets import ConvSpec, DropoutSpec, FcSpec, LayerSpec, LocalSpec, NetSpec
+from cconvnet.nets.transform import without_heads
 from cconvnet.network import Network
 from cconvnet.plots.figures import PlotError
 from cconvnet.plots.mosaic import Array
@@ -124,8 +125,10 @@ def hidden_layer(spec: NetSpec) -> tuple[str, tuple[str, ...]]:
         Its name, and the inputs of the last layer with weights. A dropout layer is named by the layer before
         it, because it only scales its values outside training.
     """
-    layers = {layer.name: layer for layer in spec.layers}
-    last = next(layer for layer in reversed(spec.layers) if isinstance(layer, FcSpec | ConvSpec | LocalSpec))
+    layers = {layer.name: layer for layer in without_heads(spec).layers}
+    last = next(
+        layer for layer in reversed(layers.values()) if isinstance(layer, FcSpec | ConvSpec | LocalSpec)
+    )
     name = last.inputs[0]
     while isinstance(layers.get(name), DropoutSpec):
         name = layers[name].inputs[0]
@@ -151,7 +154,7 @@ def answers(
     for start in range(0, len(images), network.batch):
         part = images[start : start + network.batch]
         _forward(network, part)
-        outputs.append(network.outputs(network.spec.layers[-1].name)[: len(part)].astype(np.float64))
+        outputs.append(network.outputs(network.spec.answer.name)[: len(part)].astype(np.float64))
         hidden.append(
             np.concatenate([network.outputs(n)[: len(part)].reshape(len(part), -1) for n in inputs], axis=1)
         )

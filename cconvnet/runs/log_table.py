@@ -57,7 +57,8 @@ def log_table(run: Path, kind: str = "epochs") -> tuple[list[str], list[list[Any
 
     Columns of ``steps``, a row for each window of steps: ``step`` and ``epoch`` at its end, ``loss`` and
     ``train_error_top1`` as means over it, ``lr``, ``images_per_second``, and ``copied_bytes`` and
-    ``copy_seconds`` for copies between devices. A parameter with a rate of its own has a column ``lr.NAME``.
+    ``copy_seconds`` for copies between devices. A parameter with a rate of its own has a column ``lr.NAME``,
+    a cost that runs in training only a column ``loss.NAME``.
 
     Columns of ``checkpoints``, a row for each that was written: ``step``, ``epoch``, ``checkpoint`` (the
     file), ``bytes``, ``stall_seconds`` (for which training paused), ``write_seconds`` (in the background).
@@ -81,7 +82,8 @@ def log_table(run: Path, kind: str = "epochs") -> tuple[list[str], list[list[Any
     for line in read_log(run):
         lr = line.get("lr", lr)
         if mark in line:
-            other = {f"lr.{name}": rate for name, rate in line.pop("lr_other", {}).items()}
+            other = {f"loss.{name}": loss for name, loss in line.pop("head_losses", {}).items()}
+            other |= {f"lr.{name}": rate for name, rate in line.pop("lr_other", {}).items()}
             found.append({"lr": lr, **line, **other} if "lr" in columns else line)
     names = list(dict.fromkeys([*columns, *(name for line in found for name in line)]))
     return names, [[line.get(name) for name in names] for line in found]

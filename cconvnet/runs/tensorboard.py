@@ -66,6 +66,7 @@ def scalars(line: dict[str, Any]) -> dict[str, float]:
     """Return the values of a line of the log, by the chart's name."""
     charts = _OF_EPOCHS if "test_loss" in line else _OF_STEPS if "loss" in line else {}
     found = {chart: line[key] for key, chart in charts.items() if key in line}
+    found |= {f"loss/{name}": loss for name, loss in line.get("head_losses", {}).items()}
     return found | {f"lr/{name}": rate for name, rate in line.get("lr_other", {}).items()}
 
 

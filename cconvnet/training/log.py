@@ -53,11 +53,13 @@ class Log:
         progress = self._progress
         self.count_copies()
         other = {name: rate for name, rate in rates.items() if rate != lr}
+        heads = progress.window.mean_head_losses
         self._write(
             {
                 "step": progress.step,
                 "epoch": self.epoch_at(progress.step),
                 "loss": progress.window.mean_loss,
+                **({"head_losses": heads} if heads else {}),
                 "train_error_top1": progress.window.error_top1,
                 "lr": lr,
                 **({"lr_other": other} if other else {}),

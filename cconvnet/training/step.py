@@ -94,12 +94,15 @@ class Steps:
             return
         self._begun = None
         result = begun.result()
-        if not math.isfinite(result.loss):
+        if not result.finite:
             # The step moved no weight, so it can be done again.
             network.load(*begun.batch.inputs, *begun.noise)
             network.forward(train=True, step=begun.step)
             found = self._failures.of_values(begun.epoch, network.find_bad())
-            raise TrainingStopped(f"the loss is {result.loss} at step {begun.step} {found}")
+            losses = {"the loss": result.loss}
+            losses |= {f"the loss of {name}": loss for name, loss in result.head_losses.items()}
+            what, loss = next(pair for pair in losses.items() if not math.isfinite(pair[1]))
+            raise TrainingStopped(f"{what} is {loss} at step {begun.step} {found}")
         progress.window.add(result)
         progress.epoch_tally.add(result)
 

@@ -24,6 +24,8 @@ from cconvnet.data import DataError
 from cconvnet.data.datasets import digits
 from cconvnet.nets import LrStep
 from cconvnet.runs import RunError
+from cconvnet.runs.log_table import log_table
+from cconvnet.runs.tensorboard import scalars
 from cconvnet.training.options import DESCRIPTIONS, Options
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -106,6 +108,20 @@ def test_a_resumed_run_ends_as_one_that_was_not_stopped(tmp_path: Path) -> None:
     assert_same_run(run.path, whole.path)
     again = cc.train(resume=str(run.path), epochs=3, devices="cpu:0", quiet=True)
     assert again.overview.epochs == 3
+
+
+def test_heads_are_logged_resumed_and_left_out_of_tests(tmp_path: Path) -> None:
+    x = cc.image(28, 28, 1).conv(4, 5, 2).relu().maxpool(2)
+    net = x.conv(8, 3).relu().mean().fc(10).softmax("heads", heads=[x.mean().fc(10).head(0.3, name="aux")])
+    more = {**SHORT, "batch": 20, "epochs": 2, "log_every": 4}
+    whole = cc.train(net, (X[:300], Y[:300]), out=tmp_path / "whole", **more)
+    run = cc.train(net, (X[:300], Y[:300]), out=tmp_path / "run", steps=14, **more)  # within a window
+    assert_same_run(run.train(devices="cpu:0", log_every=4, quiet=True).path, whole.path)
+    columns, rows = log_table(whole.path, "steps")
+    assert columns[-1] == "loss.aux" and all(row[-1] != row[columns.index("loss")] > 0 for row in rows)
+    last = [line for line in runs.read_log(whole.path) if "loss" in line][-1]
+    assert scalars(last)["loss/aux"] == rows[-1][-1]
+    assert run.evaluate(quiet=True).images == 60 and len(run.predict(X[:5])) == 5
 
 
 @pytest.mark.parametrize("command", [False, True])

@@ -100,6 +100,8 @@ def small(*layers: LayerSpec, **changes: Any) -> NetSpec:
     return NetSpec(**{**values, **changes})
 
 
+X = cc.image(9, 9).conv(4, 3)
+HEADS = X.mean().fc(3).softmax(heads=[X.fc(3).head(0.3)])
 CONV: dict[str, Any] = {"name": "c", "filters": 4, "window": 3, "padding": 1, "init": gaussian(0.1)}
 
 
@@ -132,6 +134,8 @@ CONV: dict[str, Any] = {"name": "c", "filters": 4, "window": 3, "padding": 1, "i
         (small(DropoutSpec(name="d", inverted=True)), r"layer d: inverted=True: "),
         (small(ConvSpec(**CONV | {"name": "probs"})), r"layer cost: softmax='probs' is the name of an"),
         (small(ConvSpec(**CONV, split=True), PoolSpec(name="p")), r"small: layer p: reads layers that are"),
+        (HEADS, r"layer cost1: is a head, in training only: the files run every cost in tests too"),
+        (cc.image(9, 9).fc(3).features(), r"layer fc1: is the end of a network without a cost: the files"),
         (small(PoolSpec(name="p", window=12)), r"small: layer p: its window is larger than the padded image"),
     ],
 )  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -41,8 +42,11 @@ from cconvnet.nets import (
     WeightedSpec,
     chain,
     gaussian,
+    spec_from_dict,
+    spec_to_dict,
 )
 from cconvnet.nets.arguments import Place, Weights
+from cconvnet.nets.transform import without_heads
 from cconvnet.network import Network
 
 
@@ -209,6 +213,34 @@ def test_the_end_can_say_what_its_spec_can() -> None:
     assert x.softmax().recipe.crop  # where images are larger than the input, unless a recipe says otherwise
 
 
+def test_heads_are_costs_in_training_only_with_names_of_their_own() -> None:
+    x = cc.image(8, 8).conv(4, 3).relu()
+    first = x.mean().fc(5).head(0.3)
+    x = x.conv(4, 3).relu()
+    net = x.mean().fc(5).softmax(heads=[first, x.maxpool(2).fc(5).head(0.1, name="aux", device=1)])
+    assert [layer.name for layer in net.layers if layer.name in net.train_only] == (
+        ["mean1", "fc1", "cost1", "pool1", "fc3", "aux"]
+    )
+    assert net.costs == (
+        SoftmaxCostSpec(name="cost1", inputs=("fc1",), coeff=0.3, train_only=True),
+        SoftmaxCostSpec(name="aux", inputs=("fc3",), coeff=0.1, train_only=True, device=1),
+        SoftmaxCostSpec(name="cost", inputs=("fc2",)),
+    )
+    assert net.answer == net.layers[-1] == net.costs[-1]
+    assert names(without_heads(net)) == ["conv1", "conv2", "mean2", "fc2", "cost"]
+    assert without_heads(net).table().parameters == 112 + 148 + 25
+    assert repr(first) == "<head cost1: 1x1x5>"
+    assert spec_from_dict(json.loads(json.dumps(spec_to_dict(net)))) == net
+
+
+def test_features_are_a_network_without_a_cost() -> None:
+    net = cc.image(8, 8, stored=9).conv(4, 3).relu().features("trunk")
+    assert names(net) == ["conv1"] and net.layers[0].neuron == RELU  # type: ignore[attr-defined]
+    assert (net.name, net.classes, net.costs, net.answer, net.train_only) == (
+        ("trunk", 4, (), net.layers[0], frozenset())
+    )
+
+
 def test_a_layer_without_weights_is_split_as_its_input_is() -> None:
     x = cc.image(8, 8).conv(4, 3, split=True).relu().lrn(groups=2).maxpool(2)
     net = x.dropout(split=False).fc(2).softmax()
@@ -310,6 +342,7 @@ def test_values_cannot_be_changed() -> None:
 # ---- errors ----------------------------------------------------------------------------------------------
 
 X = cc.image(8, 8).conv(6, 3, name="stem").maxpool(2)  # 3x3x6
+HEAD = X.fc(4).head(name="aux")
 
 
 @pytest.mark.parametrize(
@@ -344,6 +377,14 @@ X = cc.image(8, 8).conv(6, 3, name="stem").maxpool(2)  # 3x3x6
         (lambda: X.dropout(keep=1.5), "keep must be at most 1, not 1.5"),
         (lambda: X.softmax(), "layer cost: needs one value for each class, not 3x3x6 of pool1; add .fc"),
         (lambda: X.mean().softmax(cost="stem"), "layer stem: another layer before it has this name"),
+        (lambda: X.head(), "layer cost: needs one value for each class, not 3x3x6 of pool1; add .fc"),
+        (
+            lambda: X.fc(4).softmax(heads=[X.fc(5).head()]),
+            "<head cost1: 1x1x5> must have the classes of the network, which ends in 1x1x4",
+        ),
+        (lambda: X.fc(4).softmax(heads=[HEAD, HEAD]), "<head aux: 1x1x4> is given twice"),
+        (lambda: X.fc(4).softmax(cost="aux", heads=[HEAD]), "two layers are named 'aux'"),
+        (lambda: IMAGE.features(), "a network needs a layer; this value is the images themselves"),
         (lambda: X.conv(4, 1, name="data"), "a layer cannot be named 'data'"),
         (lambda: cc.concat(X), "concat needs two or more values, not 1"),
         (lambda: cc.add(X, X, coeffs=[1, 2, 3]), "coeffs must be one for each of the 2 values, not 3"),
@@ -360,6 +401,11 @@ def test_a_layer_that_does_not_fit_is_refused_where_it_is_added(
     frames = traceback.extract_tb(caught.value.__traceback__)
     ours = [frame for frame in frames if Path(frame.filename) == Path(__file__)]
     assert ours[-1].name == "<lambda>"  # the line of the call is the last of the user's
+
+
+def test_only_what_head_returns_is_a_head() -> None:
+    with pytest.raises(TypeError, match=r"heads must be what .head\(\) returns, not <fc1: 1x1x4>"):
+        X.fc(4).softmax(heads=[X.fc(4)])  # type: ignore[list-item]
 
 
 def test_first_weights_are_a_deviation_or_a_kind() -> None:

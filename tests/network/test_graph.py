@@ -47,7 +47,28 @@ COST = SoftmaxCostSpec(name="cost", inputs=("fc",))
             r"layer d: inputs must give outputs of one shape, not \[7, 6, 4\] from c, \[4, 3, 4\] from data",
         ),
         ([FcSpec(name="fc", outputs=5, inputs=("data",)), COST], "each of the 4 classes, not 5"),
-        ([FcSpec(name="fc", outputs=4, inputs=("data",))], "exactly one softmax_cost layer"),
+        ([], "exactly one cost of a network must not be train_only, test has 0$"),
+        (
+            [FcSpec(name="fc", outputs=4, inputs=("data",)), dataclasses.replace(COST, train_only=True)],
+            "exactly one cost of a network must not be train_only, test has 0$",
+        ),
+        (
+            [FcSpec(name="fc", outputs=4, inputs=("data",)), COST, dataclasses.replace(COST, name="other")],
+            "exactly one cost of a network must not be train_only, test has 2: cost, other",
+        ),
+        (
+            [
+                FcSpec(name="fc", outputs=4, inputs=("data",)),
+                FcSpec(name="aux", outputs=3, inputs=("fc",)),
+                SoftmaxCostSpec(name="head", inputs=("aux",), train_only=True),
+                COST,
+            ],
+            "layer head: its input must have one value for each of the 4 classes, not 3",
+        ),
+        (
+            [FcSpec(name="fc", outputs=4, inputs=("data",)), FcSpec(name="x", outputs=1, inputs=("data",))],
+            "layer fc: no layer reads it",
+        ),
         (
             [
                 FcSpec(name="fc", outputs=4, inputs=("data",)),

@@ -6,6 +6,7 @@ Activations are [N,C,H,W] and filters [K,C/groups,R,S]. The input of an FC layer
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -368,7 +369,9 @@ class _Select(nn.Module):
 
 
 class Net(nn.Module):
-    """Map images float[N,C,H,W] to the cost's input, float[N,classes].
+    """Map images float[N,C,H,W] to the costs' inputs, float[N,classes] each, the main cost's first.
+
+    Heads run in training only, like ours.
 
     Args:
         spec: The network.
@@ -378,7 +381,7 @@ class Net(nn.Module):
     Attributes:
         learned: Every parameter by our name.
         dropouts: The dropout layers by name.
-        coeff: The factor of the loss's gradient.
+        costs: Our costs, the main one first.
 
     Raises:
         PeerMissing: PyTorch lacks a layer; the text names it.
@@ -391,7 +394,9 @@ class Net(nn.Module):
         self.modules_in_order = nn.ModuleList()
         self.learned: dict[str, Learned] = {}
         self.dropouts: dict[str, _Dropout] = {}
-        for layer in spec.layers[:-1]:
+        self.costs = sorted(spec.costs, key=lambda cost: cost.train_only)
+        self.layers = [layer for layer in spec.layers if layer not in self.costs]
+        for layer in self.layers:
             inputs = [found[name] for name in layer.inputs]
             module = self._module(layer, inputs, state, lrn_by_hand)
             self.modules_in_order.append(module)
@@ -399,9 +404,9 @@ class Net(nn.Module):
                 self.learned |= module.learned
             elif isinstance(module, _Dropout):
                 self.dropouts[layer.name] = module
-        cost = spec.layers[-1]
-        assert isinstance(cost, SoftmaxCostSpec)
-        self.logits, self.coeff = cost.inputs[0], cost.coeff
+        for cost in self.costs:
+            if not isinstance(cost, SoftmaxCostSpec):
+                raise PeerMissing(f"PyTorch has no layer like {cost.name}, a {cost.type}")
         self.last_reader = {name: layer.name for layer in spec.layers for name in layer.inputs}
 
     @staticmethod
@@ -431,16 +436,28 @@ class Net(nn.Module):
                 return _Select(layer)
         raise PeerMissing(f"PyTorch has no layer like {layer.name}, a {layer.type}")
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Compute the cost's input."""
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Compute the costs' inputs."""
         outputs = {DATA: images}
-        for layer, module in zip(self.spec.layers[:-1], self.modules_in_order, strict=True):
+        skipped = frozenset() if self.training else self.spec.train_only
+        for layer, module in zip(self.layers, self.modules_in_order, strict=True):
+            if layer.name in skipped:
+                continue
             outputs[layer.name] = module(*(outputs[name] for name in layer.inputs))
             # Free outputs that no later layer reads.
             for name in layer.inputs:
                 if self.last_reader[name] == layer.name:
                     outputs.pop(name, None)
-        return outputs[self.logits].flatten(1)
+        return [outputs[cost.inputs[0]].flatten(1) for cost in self.costs if cost.name not in skipped]
+
+    def losses(self, logits: list[Tensor], labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the main cost's loss, and the sum of all costs, each times its coefficient."""
+        losses = [F.cross_entropy(own.float(), labels) for own in logits]
+        parts = [
+            loss if cost.coeff == 1 else loss * cost.coeff
+            for cost, loss in zip(self.costs, losses, strict=False)
+        ]
+        return losses[0], functools.reduce(torch.add, parts)
 
     def param_groups(self, lr: float, momentum: float) -> list[dict[str, Any]]:
         """Return the groups of torch.optim.SGD, each with the parameters that learn alike."""

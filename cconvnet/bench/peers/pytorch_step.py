@@ -14,7 +14,6 @@ from cconvnet.bench.peers.pytorch import set_up
 # isort: split
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from cconvnet.bench import processes
@@ -75,7 +74,7 @@ class PyTorchStep:
         if self.bf16_model:
             self.moved = {id(p): torch.nn.Parameter(p.detach().clone()) for p in self.model.parameters()}
             self.model.to(torch.bfloat16)
-        self.scale, self.coeff = net.input.scale, model.coeff
+        self.scale = net.input.scale
         # As from a data loader: cropped, in the model's layout, and in pinned memory for a GPU.
         self.images = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(memory_format=self.layout)
         self.labels = torch.from_numpy(labels).long()
@@ -85,13 +84,13 @@ class PyTorchStep:
         self.mean = torch.full((1, images.shape[3], 1, 1), MEAN, device=self.device)
         self.optimizer: torch.optim.Optimizer = torch.optim.SGD([torch.empty(0)])
         self.momentum = net.recipe.momentum
-        self.loss: Callable[[Tensor, Tensor], Tensor] = self._loss
+        self.losses: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] = self._losses
         if "compiled" in words:
-            self.loss = torch.compile(self._loss)
+            self.losses = torch.compile(self._losses)
         self.captured: Any = None
 
-    def _loss(self, images: Tensor, labels: Tensor) -> Tensor:
-        """Return the loss of uint8 images on the device, before the factor of the gradient."""
+    def _losses(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the loss of uint8 images on the device, and the sum of all costs with their factors."""
         x = images.to(torch.float32).sub_(self.mean)
         if self.scale != 1:
             x = x.mul_(self.scale)
@@ -100,12 +99,13 @@ class PyTorchStep:
         # Each weight is used once, and cached casts must not outlive a capture.
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast, cache_enabled=False):
             logits = self.model(x)
-        return F.cross_entropy(logits.float(), labels)
+        found: tuple[Tensor, Tensor] = self.model.losses(logits, labels)
+        return found
 
     def _train(self, images: Tensor, labels: Tensor) -> Tensor:
         self.model.zero_grad(set_to_none=True)
-        loss = self.loss(images, labels)
-        (loss if self.coeff == 1 else loss * self.coeff).backward()
+        loss, objective = self.losses(images, labels)
+        objective.backward()
         if not self.bf16_model:
             self.optimizer.step()
             return loss.detach()

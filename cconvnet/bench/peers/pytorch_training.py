@@ -16,7 +16,6 @@ from cconvnet.bench.peers.pytorch import set_up
 # isort: split
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from cconvnet import nets
@@ -93,17 +92,19 @@ class PyTorchTraining:
         self.scales = [group["lr"] for group in groups]
         self.optimizer = torch.optim.SGD(groups, lr=self.schedule.lr, momentum=self.momentum, fused=True)
 
-    def _logits(self, images: Array) -> Tensor:
+    def _logits(self, images: Array) -> list[Tensor]:
         x = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(memory_format=self.format)
         with torch.autocast("cpu", torch.bfloat16, enabled=self.bf16):
-            logits: Tensor = self.model(x.to(torch.float32).sub_(self.mean))
-        return logits.float()
+            logits: list[Tensor] = self.model(x.to(torch.float32).sub_(self.mean))
+        return [own.float() for own in logits]
 
     def _step(self, images: Array, labels: Array, lr: float) -> None:
         for group, scale in zip(self.optimizer.param_groups, self.scales, strict=True):
             group["lr"] = lr * scale
+        self.model.train()
         self.model.zero_grad(set_to_none=True)
-        F.cross_entropy(self._logits(images), torch.from_numpy(labels).long()).backward()
+        _, objective = self.model.losses(self._logits(images), torch.from_numpy(labels).long())
+        objective.backward()
         self.optimizer.step()
 
     def _seconds_of_step(self, layout: str) -> float:
@@ -119,9 +120,10 @@ class PyTorchTraining:
 
     def _error(self) -> float:
         wrong = 0
+        self.model.eval()
         with torch.no_grad(), Loader(self.tests, self.batch, shuffle=False, drop_last=False) as loader:
             for part in loader.epoch(0):
-                wrong += int((self._logits(part.images).argmax(1).numpy() != part.labels).sum())
+                wrong += int((self._logits(part.images)[0].argmax(1).numpy() != part.labels).sum())
         return wrong / len(self.tests)
 
     def train(self) -> dict[str, Any]:
