@@ -258,7 +258,8 @@ def tiny_alexnet() -> NetSpec:
     ("net", "forms"),
     [
         (nets.build("lenet"), ["nchw"]),
-        (nets.build("cifar-quick"), ["channels_last"]),
+        # In channels_last, PyTorch's rounding makes two values of a window equal.
+        (nets.build("cifar-quick"), ["nchw"]),
         (nets.build("cifar-18pct"), ["channels_last"]),
         (tiny_alexnet(), ["nchw"]),
     ],
@@ -332,7 +333,8 @@ def test_padding_of_one_side_dilation_and_counted_padding_are_the_same() -> None
 
 
 def test_branches_are_the_same() -> None:
-    x = cc.image(10, 10, 2).conv(8, 3, pad=1, name="stem").relu()
+    """Windows of the first pooling overlap, so that the same value often occurs twice in the second's."""
+    x = cc.image(21, 21, 2).conv(8, 3, pad=1, name="stem").relu().maxpool(3, 2, rounding="ceil")
     joined = cc.concat(
         x.conv(4, 1, name="ones").relu(),
         x.maxpool(3, 1, 1).conv(6, 3, pad=1, name="pooled").relu(),

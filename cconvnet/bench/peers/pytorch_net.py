@@ -7,9 +7,10 @@ Activations are [N,C,H,W] and filters [K,C/groups,R,S]. The input of an FC layer
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -35,7 +36,7 @@ from cconvnet.nets import (
     SumSpec,
 )
 from cconvnet.nets.shapes import Shape, pool_outputs, shapes, windows
-from cconvnet.nets.values import both_sides
+from cconvnet.nets.values import Pair, both_sides
 
 Array = np.ndarray[Any, Any]
 
@@ -210,8 +211,37 @@ class _Neuron(nn.Module):
         return neuron(self.neuron, x)
 
 
+class _EveryTie(torch.autograd.Function):
+    """Max pooling of padded images in which every tied maximum of a window gets its gradient, as in ours."""
+
+    @staticmethod
+    def forward(context: Any, x: Tensor, window: Pair, stride: Pair) -> Tensor:
+        y = F.max_pool2d(x, window, stride)
+        context.save_for_backward(x, y)
+        context.sizes = window, stride
+        return y
+
+    @staticmethod
+    def backward(context: Any, dy: Tensor) -> tuple[Tensor, None, None]:
+        x, y = context.saved_tensors
+        window, stride = context.sizes
+        dx = torch.zeros_like(x)
+        rows, columns = ((count - 1) * step + 1 for count, step in zip(y.shape[2:], stride, strict=True))
+        for r, s in itertools.product(*map(range, window)):
+            part = np.s_[:, :, r : r + rows : stride[0], s : s + columns : stride[1]]
+            dx[part] += dy * (x[part] == y)
+        return dx, None, None
+
+
 class _Pool(nn.Module):
-    """Pooling with PyTorch's own geometry if it gives our windows, else of a padded or cropped image."""
+    """Pooling with PyTorch's own geometry if it gives our windows, else of a padded or cropped image.
+
+    Attributes:
+        every_tie: Whether all tied maxima get the gradient, as in ours. PyTorch's own pooling gives it to one
+            of them. They are many where one pooling reads another's overlapping windows.
+    """
+
+    every_tie = False
 
     def __init__(self, spec: PoolSpec, x: Shape) -> None:
         super().__init__()
@@ -223,9 +253,8 @@ class _Pool(nn.Module):
             for pad, window in zip(spec.padding, spec.window, strict=True)
         )
         for ceil_mode in (False, True):
-            if within and outputs == self._own_outputs(x, ceil_mode):
+            if self.ceil_mode is None and within and outputs == self._own_outputs(x, ceil_mode):
                 self.ceil_mode = ceil_mode
-                return
         around: list[int] = []
         counted: list[int] = []
         for axis in range(2):
@@ -253,6 +282,9 @@ class _Pool(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         spec, is_max = self.spec, self.spec.pool == "max"
+        if is_max and self.every_tie:
+            padded = F.pad(x, self.around, value=-torch.inf)
+            return cast(Tensor, _EveryTie.apply(padded, spec.window, spec.stride))  # type: ignore[no-untyped-call]
         if self.ceil_mode is not None:
             if is_max:
                 return F.max_pool2d(x, spec.window, spec.stride, spec.padding, ceil_mode=self.ceil_mode)
@@ -381,6 +413,7 @@ class Net(nn.Module):
     Attributes:
         learned: Every parameter by our name.
         dropouts: The dropout layers by name.
+        pools: The pooling layers.
         costs: Our costs, the main one first.
 
     Raises:
@@ -394,6 +427,7 @@ class Net(nn.Module):
         self.modules_in_order = nn.ModuleList()
         self.learned: dict[str, Learned] = {}
         self.dropouts: dict[str, _Dropout] = {}
+        self.pools: list[_Pool] = []
         self.costs = sorted(spec.costs, key=lambda cost: cost.train_only)
         self.layers = [layer for layer in spec.layers if layer not in self.costs]
         for layer in self.layers:
@@ -404,6 +438,8 @@ class Net(nn.Module):
                 self.learned |= module.learned
             elif isinstance(module, _Dropout):
                 self.dropouts[layer.name] = module
+            elif isinstance(module, _Pool):
+                self.pools.append(module)
         for cost in self.costs:
             if not isinstance(cost, SoftmaxCostSpec):
                 raise PeerMissing(f"PyTorch has no layer like {cost.name}, a {cost.type}")

@@ -133,8 +133,13 @@ class PyTorchStep:
         return {"what": f"PyTorch {torch.__version__}, {where}"}
 
     def first_steps(self, count: int, lr: float) -> list[float]:
-        """Return the losses of `count` steps with our dropout masks; save the velocities in the folder."""
+        """Return the losses of `count` steps with our dropout masks; save the velocities in the folder.
+
+        Every tied maximum of a window gets the gradient, as in ours. Timed steps use PyTorch's own pooling.
+        """
         self._set_rate(lr)
+        for pool in self.model.pools:
+            pool.every_tie = True
         losses = []
         images, labels = self.images.to(self.device), self.labels.to(self.device)
         with np.load(f"{self.folder}/{MASKS}", allow_pickle=False) as masks:
@@ -147,6 +152,8 @@ class PyTorchStep:
                 losses.append(float(self._train(images, labels)))
         for dropout in self.model.dropouts.values():
             dropout.mask = None
+        for pool in self.model.pools:
+            pool.every_tie = False
         np.savez(f"{self.folder}/{self.form}-{END}", **self._velocities())
         return losses
 
