@@ -9,7 +9,7 @@ const Operations kOperations = {
     operation("bias_grad", bias_grad<float>, bias_grad<bfloat16>, "problem", array("dy", &BiasProblem::count),
               array("db", &BiasProblem::k), workspace(bias_grad_workspace), stream()),
     operation("relu_bias_backward", relu_bias_backward<float>, relu_bias_backward<bfloat16>, "problem",
-              array("y", &BiasProblem::count), array("dy", &BiasProblem::count), "scale",
+              array("y", &BiasProblem::y_count), array("dy", &BiasProblem::y_count), "scale",
               array("dx", &BiasProblem::count), array("db", &BiasProblem::k), workspace(bias_grad_workspace),
               stream()),
 };

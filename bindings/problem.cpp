@@ -114,9 +114,13 @@ PYBIND11_MODULE(_problem, m) {
       "an "
       "axis. `outputs` (p, q) takes the place of rounding and of the padding behind the image.",
       [](const ConvProblem& windows) { return windows; })
-      .fields("w_shape", [](const ConvProblem& problem) {
-        return std::make_tuple(problem.k, problem.r, problem.s, problem.c_per_group());
-      });
+      .fields("w_shape",
+              [](const ConvProblem& problem) {
+                return std::make_tuple(problem.k, problem.r, problem.s, problem.c_per_group());
+              })
+      .fields("y_pitch", &ConvProblem::y_pitch, "y_first", &ConvProblem::y_first)
+      .def("placed", &ConvProblem::placed, "pitch"_a, "first"_a,
+           "Return the convolution with y in channels of y[n,p,q,pitch], from `first` on.");
 
   windows_problem<LocalProblem>(
       m, "LocalProblem",
@@ -146,7 +150,10 @@ PYBIND11_MODULE(_problem, m) {
 
   ProblemType<BiasProblem>(m, "BiasProblem", "A bias[k] of each row of x, y and dy[rows,k].")
       .made_by(&BiasProblem::make, "rows"_a, "k"_a)
-      .fields("rows", &BiasProblem::rows, "k", &BiasProblem::k);
+      .fields("rows", &BiasProblem::rows, "k", &BiasProblem::k, "pitch", &BiasProblem::pitch, "first",
+              &BiasProblem::first)
+      .def("placed", &BiasProblem::placed, "pitch"_a, "first"_a,
+           "Return the problem with y and dy in columns of matrices[rows,pitch], from `first` on.");
 
   ProblemType<NeuronProblem>(m, "NeuronProblem",
                              "An elementwise function of `count` numbers, with its parameters a and b.")

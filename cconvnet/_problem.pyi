@@ -44,6 +44,9 @@ class ConvProblem:
     y_shape: tuple[int, int, int, int]
     flops: float
     w_shape: tuple[int, int, int, int]
+    y_pitch: int
+    y_first: int
+    def placed(self, pitch: int, first: int) -> ConvProblem: ...
 
 class LocalProblem:
     """A convolution with filters w[p,q,k,r,s,c/groups] and biases bias[p,q,k] for every position."""
@@ -104,6 +107,9 @@ class BiasProblem:
     def __init__(self, rows: int, k: int) -> None: ...
     rows: int
     k: int
+    pitch: int
+    first: int
+    def placed(self, pitch: int, first: int) -> BiasProblem: ...
 
 class NeuronProblem:
     """An elementwise function of `count` numbers, with its parameters a and b."""

@@ -8,7 +8,8 @@
 // - A template's T is float or bfloat16. A `const void*` points to the type that the problem's precision
 //   names. Arithmetic is always in float; a bfloat16 output is rounded once, when it is written.
 // - Work is enqueued on `stream`. The CPU and the emulator ignore it and return when the work is done.
-// - Outputs are written, never accumulated, and every element is written. An output may alias an input only
+// - Outputs are written, never accumulated, and every element is written, except those of other channels where
+//   a problem says that an output is placed. An output may alias an input only
 //   where the operation is marked "in place".
 // - The result is bit-identical at every call of the same build (on the CPU, for the same number of threads).
 // - `workspace` points to at least the bytes that the matching *_workspace function returns. It may be null
@@ -76,7 +77,8 @@ struct Update {
 };
 
 // ---- convolution ----------------------------------------------------------------------------------------
-// conv_fprop  y[N,P,Q,K] = x * w, then the epilogue.
+// conv_fprop  y[N,P,Q,K] = x * w, then the epilogue. y may be placed (ConvProblem), then without a dropout; dy
+//             of the other passes may not.
 // conv_dgrad  dx[N,H,W,C] = the gradient of <dy, x * w> by x: the transposed convolution of dy; then the
 //             epilogue.
 // conv_wgrad  dw[K,R,S,C/groups] = the gradient of <dy, x * w> by w. With `update`, which may be null, dw
@@ -135,7 +137,8 @@ void fc_wgrad(const FcProblem& problem, const void* x, const void* dy, float* dw
 // bias_grad  db[k] = sum over the rows of dy[rows,k].
 // relu_bias_backward  dx = y > 0 ? scale * dy : 0 and db = bias_grad's of that dx, in one pass; in place
 //            allowed (dx = dy). `scale` is that of a dropout after the ReLU: y, its output, is positive
-//            exactly where the ReLU's output was and the unit was kept. Needs bias_grad's workspace.
+//            exactly where the ReLU's output was and the unit was kept. Needs bias_grad's workspace. y and dy
+//            may be placed (BiasProblem); then dx, which is dense, must not be dy.
 template <class T>
 void bias_add(const BiasProblem& problem, const T* x, const float* bias, bool relu, T* y, Stream stream);
 size_t bias_grad_workspace(const BiasProblem& problem);

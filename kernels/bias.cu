@@ -32,6 +32,40 @@ struct BiasAdd {
   }
 };
 
+// ---- gradient behind a ReLU whose output is placed --------------------------------------------------------
+
+// As InputGradients of Values, where y and dy are columns of wider matrices.
+template <class T>
+struct PlacedGradients {
+  static constexpr int BATCH = Values<T>::BATCH, GROUPS = 1;
+  const T *y, *dy;  // from the first of the columns on
+  float scale;
+  Divider k;
+  int pitch;
+  T* dx;
+
+  template <int WIDTH>
+  struct Fetched {
+    Vector<WIDTH> mask, gradient;
+  };
+
+  bool aligned() const { return pitch % kVectorWidth<T> == 0 && cconvnet::aligned(y, dy, dx); }
+
+  template <int WIDTH>
+  __device__ __forceinline__ Fetched<WIDTH> fetch(int i) const {
+    int column;
+    const int at = k.divide(i, column) * pitch + column;
+    return {load<WIDTH>(y + at), load<WIDTH>(dy + at)};
+  }
+
+  template <int WIDTH>
+  __device__ __forceinline__ Vector<WIDTH> term(int i, const Fetched<WIDTH>& fetched) const {
+    const Vector<WIDTH> value = masked<T>(fetched.gradient, fetched.mask, scale);
+    store(dx + i, value);
+    return value;
+  }
+};
+
 // ---- selection ------------------------------------------------------------------------------------------
 
 template <class Source>
@@ -67,6 +101,7 @@ const SelectionTable<BiasProblem, SumsArguments<Source>>& sums_table(const char*
 
 template <class T>
 void bias_add(const BiasProblem& problem, const T* x, const float* bias, bool relu, T* y, Stream stream) {
+  detail::require(!problem.is_placed(), "only relu_bias_backward takes placed arrays");
   const bool vectors = problem.k % kVectorWidth<T> == 0 && aligned(x, bias, y);
   launch_elementwise<T>(problem.count(), vectors, stream, BiasAdd<T>{x, bias, Divider(problem.k), relu, y});
 }
@@ -77,12 +112,20 @@ size_t bias_grad_workspace(const BiasProblem& problem) {
 
 template <class T>
 void bias_grad(const BiasProblem& problem, const T* dy, float* db, void* workspace, Stream stream) {
+  detail::require(!problem.is_placed(), "only relu_bias_backward takes placed arrays");
   sums_table<T, Values<T>>("bias_grad").run(problem, {{dy}, db, workspace}, stream, nullptr);
 }
 
 template <class T>
 void relu_bias_backward(const BiasProblem& problem, const T* y, const T* dy, float scale, T* dx, float* db,
                         void* workspace, Stream stream) {
+  if (problem.is_placed()) {
+    const PlacedGradients<T> placed = {y + problem.first,  dy + problem.first, scale,
+                                       Divider(problem.k), problem.pitch,      dx};
+    sums_table<T, PlacedGradients<T>>("relu_bias_backward")
+        .run(problem, {placed, db, workspace}, stream, nullptr);
+    return;
+  }
   const InputGradients<T, Values<T>> gradients({dy}, {y, scale, db}, dx);
   sums_table<T, InputGradients<T, Values<T>>>("relu_bias_backward")
       .run(problem, {gradients, db, workspace}, stream, nullptr);

@@ -93,7 +93,7 @@ struct PatchOutput {
   __device__ __forceinline__ uint32_t row(uint32_t m) const {
     const int p = patch.p + m / kPatchColumns, q = patch.q + m % kPatchColumns;
     if (p >= problem.p || q >= problem.q) return kOutside;
-    return ((patch.n * problem.p + p) * problem.q + q) * problem.k + first_channel;
+    return ((patch.n * problem.p + p) * problem.q + q) * problem.pixel_pitch() + first_channel;
   }
 };
 
@@ -198,7 +198,8 @@ void launch_fprop(const ConvProblem& problem, const FpropArguments& args, Stream
   using T = typename Tile::Element;
   const int k_per_group = problem.k_per_group(), row_words = fprop_row_words<T>(problem);
   const int words = problem.r * row_words, slabs = static_cast<int>(ceil_div(words, kSlab));
-  T* const y = static_cast<T*>(args.y);
+  T* const y = static_cast<T*>(args.y) + problem.y_first;
+  const bool vectors = whole_groups(k_per_group, y) && problem.pixel_pitch() % kGroup == 0;
   const int tiles_n = static_cast<int>(ceil_div(k_per_group, Tile::BLOCK_N));
   const FewChannelsFprop<T> parameters = {problem,
                                           problem.c_per_group(),
@@ -212,7 +213,7 @@ void launch_fprop(const ConvProblem& problem, const FpropArguments& args, Stream
                                           Divider(slabs * kSlab),
                                           static_cast<const T*>(args.x),
                                           static_cast<const T*>(args.w),
-                                          EpilogueOutput<T>(args.epilogue, y, whole_groups(k_per_group, y))};
+                                          EpilogueOutput<T>(args.epilogue, y, vectors)};
   const int64_t shares = int64_t{tiles_n} * problem.groups;
   const int64_t each = std::min<int64_t>(parameters.grid.count, ceil_div(kFpropBlocks, shares));
   CCONVNET_LAUNCH_SHARED((conv_fprop_few_channels<Tile>), dim3(static_cast<unsigned>(shares * each)),

@@ -11,6 +11,7 @@ template <class T>
 struct FpropParameters {
   ConvProblem problem;
   int c_per_group, k_per_group;
+  int pitch;  // of y's pixels
   GemmSize size;
   GemmGrid grid;
   Divider by_q, by_p, by_c, by_s;
@@ -112,9 +113,9 @@ struct Filters {
 };
 
 struct FpropOutput {
-  int k;
+  int pitch;
   uint32_t first_channel;
-  __device__ __forceinline__ uint32_t row(uint32_t m) const { return m * k + first_channel; }
+  __device__ __forceinline__ uint32_t row(uint32_t m) const { return m * pitch + first_channel; }
 };
 
 // ---- kernel and launcher --------------------------------------------------------------------------------
@@ -126,8 +127,8 @@ __global__ void __launch_bounds__(Tile::THREADS, Tile::MIN_BLOCKS)
   const uint32_t first_channel = block.batch * args.k_per_group;
   const auto product = multiply<Tile>(Windows<T>{args, args.x, block.batch * args.c_per_group},
                                       Filters<T>{args, args.w, first_channel}, block, args.size.k, args.grid);
-  args.destination.store(product, block, FpropOutput{args.problem.k, first_channel}, first_channel,
-                         args.size.m, args.size.n);
+  args.destination.store(product, block, FpropOutput{args.pitch, first_channel},
+                         FpropOutput{args.problem.k, first_channel}, first_channel, args.size.m, args.size.n);
 }
 
 template <class Tile>
@@ -135,12 +136,14 @@ void launch(const ConvProblem& problem, const FpropArguments& args, Stream strea
   using T = typename Tile::Element;
   const GemmSize size = fprop_size(problem);
   const GemmGrid grid = GemmGrid::make<Tile>(size);
-  T* const y = static_cast<T*>(args.y);
-  const EpilogueOutput<T> output(args.epilogue, y, whole_groups(size.n, y, args.workspace));
+  T* const y = static_cast<T*>(args.y) + problem.y_first;
+  const EpilogueOutput<T> output(
+      args.epilogue, y, whole_groups(size.n, y, args.workspace) && problem.pixel_pitch() % kGroup == 0);
   const FpropParameters<T> parameters = {
       problem,
       problem.c_per_group(),
       problem.k_per_group(),
+      problem.pixel_pitch(),
       size,
       grid,
       Divider(problem.q),
@@ -150,17 +153,17 @@ void launch(const ConvProblem& problem, const FpropArguments& args, Stream strea
       DigitStep::make(kDepthStep<Tile, Tile::BLOCK_M, Windows<T>>, problem.c_per_group(), problem.s),
       static_cast<const T*>(args.x),
       static_cast<const T*>(args.w),
-      {output, problem.y_count(), grid, args.workspace}};
+      {output, problem.outputs(), grid, args.workspace}};
   CCONVNET_LAUNCH_SHARED((conv_fprop_implicit_gemm<Tile>), grid.blocks(), Tile::THREADS, Tile::LAUNCH_BYTES,
                          stream, parameters);
-  parameters.destination.reduce(grid, problem.k, stream);
+  parameters.destination.reduce(grid, problem.k, problem.pixel_pitch(), stream);
   output.after(args.epilogue, stream);
 }
 
 // ---- selection ------------------------------------------------------------------------------------------
 
 size_t workspace(const ConvProblem& problem) {
-  return split_workspace(fprop_size(problem), problem.y_count());
+  return split_workspace(fprop_size(problem), problem.outputs());
 }
 
 template <class Tile>

@@ -30,6 +30,8 @@ enum class Precision { fp32, tf32, bf16, fp32x3 };
 // where x is zero outside the image. p and q are given, not derived: the last windows may read zeros beyond
 // the bottom and right edge, and the padding there is what they read, be it more than at the top and left or
 // less.
+// y may be placed in a concatenation: then the pixels of the array y[N,P,Q,y_pitch] have y_pitch channels, of
+// which the convolution writes K, from y_first on, and leaves the others as they are.
 struct ConvProblem {
   int n, h, w, c;
   int k, r, s;
@@ -39,6 +41,7 @@ struct ConvProblem {
   int groups;
   Precision precision;
   int dilation_h = 1, dilation_w = 1;
+  int y_pitch = 0, y_first = 0;  // 0 where y is not placed
 
   // p and q are how many windows there are, or 0: as many as the padded image and `rounding` give.
   static ConvProblem make(int n, int h, int w, int c, int k, int r, int s, int stride_h, int stride_w,
@@ -85,21 +88,34 @@ struct ConvProblem {
             dilation_w};
   }
 
+  // The same convolution with y placed.
+  ConvProblem placed(int pitch, int first) const {
+    detail::placed(k, pitch, first);
+    detail::fits("y", {n, p, q, pitch});
+    ConvProblem problem = *this;
+    problem.y_pitch = pitch;
+    problem.y_first = first;
+    return problem;
+  }
+
+  bool is_placed() const { return y_pitch != 0; }
+  int pixel_pitch() const { return is_placed() ? y_pitch : k; }  // elements of y from pixel to pixel
   int c_per_group() const { return c / groups; }
   int k_per_group() const { return k / groups; }
   int x_count() const { return n * h * w * c; }
   int w_count() const { return k * r * s * c_per_group(); }
-  int y_count() const { return n * p * q * k; }
+  int y_count() const { return n * p * q * pixel_pitch(); }  // of the array
+  int outputs() const { return n * p * q * k; }
   int bias_count() const { return k; }
   // One multiply-add counts as two.
-  double flops() const { return 2.0 * y_count() * r * s * c_per_group(); }
+  double flops() const { return 2.0 * outputs() * r * s * c_per_group(); }
 
   bool operator==(const ConvProblem& other) const {
     return n == other.n && h == other.h && w == other.w && c == other.c && k == other.k && r == other.r &&
            s == other.s && p == other.p && q == other.q && stride_h == other.stride_h &&
            stride_w == other.stride_w && pad_h == other.pad_h && pad_w == other.pad_w &&
            groups == other.groups && precision == other.precision && dilation_h == other.dilation_h &&
-           dilation_w == other.dilation_w;
+           dilation_w == other.dilation_w && y_pitch == other.y_pitch && y_first == other.y_first;
   }
 };
 
@@ -110,6 +126,7 @@ struct LocalProblem : ConvProblem {
   static LocalProblem make(const ConvProblem& windows) {
     detail::require(windows.dilation_h == 1 && windows.dilation_w == 1,
                     "dilation must be 1 for a locally connected layer");
+    detail::require(!windows.is_placed(), "y of a locally connected layer cannot be placed");
     detail::fits("w", {windows.p, windows.q, windows.w_count()});
     return {windows};
   }
@@ -149,8 +166,11 @@ struct FcProblem {
 };
 
 // A bias[k] added to each row of a matrix[rows, k]; its gradient is a sum over the rows.
+// Where y is placed in a concatenation, y and dy of relu_bias_backward are matrices[rows, pitch], of which it
+// reads k columns from `first` on.
 struct BiasProblem {
   int rows, k;
+  int pitch = 0, first = 0;  // 0 where y is not placed
 
   static BiasProblem make(int rows, int k) {
     detail::at_least("rows", rows, 1);
@@ -159,7 +179,15 @@ struct BiasProblem {
     return {rows, k};
   }
 
+  BiasProblem placed(int own_pitch, int own_first) const {
+    detail::placed(k, own_pitch, own_first);
+    detail::fits("the matrix", {rows, own_pitch});
+    return {rows, k, own_pitch, own_first};
+  }
+
+  bool is_placed() const { return pitch != 0; }
   int count() const { return rows * k; }
+  int y_count() const { return rows * (is_placed() ? pitch : k); }  // of the arrays y and dy
 };
 
 // cuda-convnet's neurons, f(x):

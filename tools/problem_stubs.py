@@ -27,6 +27,8 @@ ARGUMENTS = {
     "padding": f"tuple[int | {PAIR}, int | {PAIR}]",
     "rounding": "str",
     "outputs": f"{PAIR} | None",
+    "pitch": "int",
+    "first": "int",
 }
 
 
@@ -37,11 +39,11 @@ def fields_of(problem: type) -> dict[str, str]:
     return {name: text.rpartition("-> ")[2].strip().lower() for name, text in signatures.items()}
 
 
-def arguments_of(problem: type) -> Iterator[tuple[str, bool]]:
-    """Yield the name of each argument and whether it has a default."""
-    signature = re.search(r"\(self: [^,]+, (.*)\) -> None", vars(problem)["__init__"].__doc__ or "")
+def arguments_of(problem: type, method: str) -> Iterator[tuple[str, bool]]:
+    """Yield the name of each of a method's arguments and whether it has a default."""
+    signature = re.search(r"\(self: [^,]+, (.*)\) -> ", vars(problem)[method].__doc__ or "")
     if signature is None:
-        sys.exit(f"the docstring of {problem.__name__} has no signature")
+        sys.exit(f"the docstring of {problem.__name__}.{method} has no signature")
     # Types and defaults hold commas too, but no name follows those.
     for name, rest in re.findall(r"(?:^|, )(\w+): (.*?)(?=, \w+: |$)", signature[1]):
         yield name, " = " in rest
@@ -50,14 +52,21 @@ def arguments_of(problem: type) -> Iterator[tuple[str, bool]]:
 def stubs_of(problem: type) -> str:
     """Return the definition of one problem."""
     fields = fields_of(problem)
-    arguments = "".join(
-        f", {name}: {fields.get(name) or ARGUMENTS[name]}" + " = ..." * has_default
-        for name, has_default in arguments_of(problem)
-    )
+
+    def method(name: str, returns: str) -> str:
+        arguments = "".join(
+            f", {argument}: {fields.get(argument) or ARGUMENTS[argument]}" + " = ..." * has_default
+            for argument, has_default in arguments_of(problem, name)
+        )
+        return f"def {name}(self{arguments}) -> {returns}: ..."
+
+    methods = [name for name in vars(problem) if not name.startswith("_") and name not in fields]
     first, *others = (problem.__doc__ or "").split("\n\n")
     doc = "\n\n".join([first, *(textwrap.fill(text, 100, break_on_hyphens=False) for text in others)])
-    lines = [f'"""{doc}' + "\n" * bool(others) + '"""', f"def __init__(self{arguments}) -> None: ..."]
+    lines = [f'"""{doc}' + "\n" * bool(others) + '"""', method("__init__", "None")]
     lines += [f"{name}: {kind}" for name, kind in fields.items()]
+    # A method of a problem returns another one like it.
+    lines += [method(name, problem.__name__) for name in methods]
     return f"class {problem.__name__}:\n" + textwrap.indent("\n".join(lines), "    ")
 
 

@@ -101,6 +101,10 @@ def describe(
             f"copy into {copy['layer']}: {copy['source']} from {copy['from']} to {copy['to']}, "
             f"{copy['bytes']:,} bytes, gradient {copy['gradient_bytes']:,} bytes"
         )
+    if any(layer["type"] == "concat" for layer in description["layers"]):
+        print(
+            f"concatenated by copies in a training step: {description['concatenated_bytes_per_step']:,} bytes"
+        )
     if description["copies"]:
         print(f"copied in a training step: {description['copied_bytes_per_step'] / 1e6:,.2f} MB")
 

@@ -21,6 +21,14 @@ def _write(target: np.ndarray[Any, Any], value: np.ndarray[Any, Any]) -> None:
     target[...] = bfloat16.pack(value) if target.dtype == bfloat16.BITS else value
 
 
+def _target(name: str, array: np.ndarray[Any, Any], problem: Any) -> np.ndarray[Any, Any]:
+    """Return the part of an output that is written: all of it, or the channels where a y is placed."""
+    if name != "y" or not getattr(problem, "y_pitch", 0):
+        return array
+    pixels = array.reshape(*problem.y_shape[:3], problem.y_pitch)
+    return pixels[..., problem.y_first : problem.y_first + problem.k]
+
+
 def _read(operation: Operation, name: str, value: Any) -> Any:
     """Return an input as the reference takes it: bfloat16s as the floats that they are."""
     array = operation.arrays.get(name)
@@ -37,7 +45,7 @@ def _function(operation: Operation) -> Callable[..., None]:
         problems, values = operation.bind(arguments, keywords)
         update = values.pop("update", None)
         options = {name: values[name] for name in operation.keywords if name in values}
-        written = [values[name] for name in outputs]
+        written = [_target(name, values[name], problems[0] if problems else None) for name in outputs]
         if (db := options.get("db")) is not None:
             options["db"] = True
             written.append(db)

@@ -19,7 +19,7 @@ Modules, in reading order:
     registry: the class for each type of spec, and the pairs of layers that are fused.
 """
 
-from cconvnet.layers.base import CostLayer, Layer, Site, Tensor
+from cconvnet.layers.base import CostLayer, Layer, Place, Site, Tensor
 from cconvnet.layers.blocks import over_blocks
 from cconvnet.layers.conv import ConvLayer
 from cconvnet.layers.copy import CopyLayer
@@ -37,6 +37,7 @@ __all__ = [
     "ImageBatch",
     "InputLayer",
     "Layer",
+    "Place",
     "Site",
     "SoftmaxCostLayer",
     "Tensor",

@@ -20,6 +20,28 @@ Allocate = Callable[..., Any]
 Array = np.ndarray[Any, Any]
 
 
+@dataclass(frozen=True)
+class Place:
+    """The channels of a concatenation that the output of a layer is.
+
+    Attributes:
+        whole: the array of the concatenation, [N, H, W, all channels].
+        first: the first of the output's channels.
+    """
+
+    whole: Any
+    first: int
+
+    @property
+    def pitch(self) -> int:
+        """How many channels the concatenation has."""
+        return int(self.whole.shape[-1])
+
+    def of(self, whole: Any, channels: int) -> Any:
+        """Return the same channels of an array of the concatenation's shape."""
+        return whole[..., self.first : self.first + channels]
+
+
 @dataclass
 class Tensor:
     """An activation [N, ..., channels] on one device, with its gradient if anything before it learns.
@@ -31,13 +53,15 @@ class Tensor:
         name: the layer that computes it.
         shape: of the array.
         device: where the array is.
-        array: the values.
+        array: the values; not dense if it has a place.
         needs_gradient: whether anything before it learns.
         first: the first of its channels among those of all parts.
         of_channels: how many channels all parts have together.
-        gradient: where its gradient is summed; None where none is needed.
+        gradient: where its gradient is summed; None where none is needed. That of the whole concatenation if
+            it has a place.
         more_gradients: what its other readers' backward passes write, added to `gradient` in this order.
         blocks: the layout of images in blocks of pixels (see InputProblem); None for all other tensors.
+        place: where it is in the concatenation that alone reads it; None if it has an array of its own.
     """
 
     name: str
@@ -50,6 +74,12 @@ class Tensor:
     gradient: Any = None
     more_gradients: list[Any] = dataclasses.field(default_factory=list)
     blocks: InputProblem | None = None
+    place: Place | None = None
+
+    @property
+    def storage(self) -> Any:
+        """The dense array that holds the values: `array`, or the whole concatenation."""
+        return self.array if self.place is None else self.place.whole
 
     @property
     def count(self) -> int:
@@ -113,6 +143,7 @@ class Site:
         seed: of the first weights and of dropout.
         precision: "fp32", "fp32x3", "tf32" or "bf16".
         step: int64[1] on the device, the number of the training step that runs.
+        place: where the layer writes its output; None: to an array of its own.
     """
 
     device: Device
@@ -123,6 +154,7 @@ class Site:
     seed: int
     precision: str
     step: Any
+    place: Place | None = None
 
     @property
     def element(self) -> Any:
@@ -186,6 +218,7 @@ class Layer:
         shape: tuple[int, ...],
         learns: bool = False,
         element: Any = None,
+        array: Any = None,
     ) -> None:
         self.name = name
         self.names = [name]
@@ -193,8 +226,13 @@ class Layer:
         self.inputs = list(inputs)
         needs_gradient = learns or any(tensor.needs_gradient for tensor in inputs)
         first, of_channels = shape[-1] * site.part, shape[-1] * site.parts
-        array = site.allocate(site.device, shape, element or site.element)
-        self.output = Tensor(name, shape, site.device, array, needs_gradient, first, of_channels)
+        if site.place is not None:
+            array = site.place.of(site.place.whole, shape[-1])
+        elif array is None:
+            array = site.allocate(site.device, shape, element or site.element)
+        self.output = Tensor(
+            name, shape, site.device, array, needs_gradient, first, of_channels, place=site.place
+        )
         self.input_gradients: list[Any] = [None] * len(inputs)
         self.input_epilogues: list[InputEpilogue | None] = [None] * len(inputs)
         self.gradient_is_finished = False
@@ -225,6 +263,11 @@ class Layer:
         raise NotImplementedError
 
     @staticmethod
+    def can_be_placed(spec: Any) -> bool:
+        """True if a layer of this class can write its output into a concatenation's array."""
+        return False
+
+    @staticmethod
     def image_blocks(spec: Any, net: NetSpec, batch: int) -> InputProblem | None:
         """The layout of images in blocks with which this layer, their only reader, is faster.
 
@@ -252,6 +295,11 @@ class Layer:
     def can_finish(self, index: int, epilogue: InputEpilogue) -> bool:
         """True if its backward pass can do this part for the layer that computes an input."""
         return False
+
+    @property
+    def moved_bytes(self) -> int:
+        """The bytes that a forward pass only copies from one array of the device to another."""
+        return 0
 
     def workspace_bytes(self) -> int:
         """The bytes of workspace that its passes need."""

@@ -31,6 +31,12 @@ class ConvLayer(FilterLayer):
         return cls(first, inputs, site, second)
 
     @staticmethod
+    def can_be_placed(spec: ConvSpec) -> bool:
+        """True if one pass computes the product with its bias and ReLU, and one their gradients."""
+        relu = spec.neuron is not None and spec.neuron.kind == "relu"
+        return relu and spec.bias is not None and spec.shared_bias and len(spec.inputs) == 1
+
+    @staticmethod
     def image_blocks(spec: ConvSpec, net: NetSpec, batch: int) -> InputProblem | None:
         """The layout of images in blocks over which this convolution has stride 1.
 

@@ -15,7 +15,11 @@ from cconvnet.optim import FusedUpdates
 
 
 class ConcatLayer(Layer):
-    """The channels of several inputs of one height and width, in the order of the inputs."""
+    """The channels of several inputs of one height and width, in the order of the inputs.
+
+    Inputs that have a place in its array are computed there, and their gradient is the array's part. Others
+    are copied.
+    """
 
     type = "concat"
     several_inputs = True
@@ -31,7 +35,13 @@ class ConcatLayer(Layer):
         channels = sum(c for *_, c in images)
         flat = all(len(x.shape) == 2 for x in tensors)
         shape = (images[0][0], channels) if flat else (*images[0][:3], channels)
-        super().__init__(spec.name, site, tensors, shape)
+        whole = next((x.place.whole for x in tensors if x.place is not None), None)
+        super().__init__(spec.name, site, tensors, shape, array=whole)
+
+    @property
+    def moved_bytes(self) -> int:
+        """The bytes of the inputs that are copied to their channels; the others are computed there."""
+        return sum(int(x.array.nbytes) for x in self.inputs if x.place is None)
 
     def _parts(self, whole: Any) -> list[Any]:
         """The channels of each input."""
@@ -42,13 +52,15 @@ class ConcatLayer(Layer):
         """Copy each input to its channels of the output."""
         with self.device:
             for x, part in zip(self.inputs, self._parts(self.output.array), strict=True):
-                part[...] = x.array.reshape(part.shape)
+                if x.place is None:
+                    part[...] = x.array.reshape(part.shape)
 
     def backward(self, updates: FusedUpdates | None = None) -> None:
         """Copy each input's channels of the gradient."""
         with self.device:
-            for dx, part in zip(self.input_gradients, self._parts(self.output.gradient), strict=True):
-                if dx is not None:
+            parts = self._parts(self.output.gradient)
+            for x, dx, part in zip(self.inputs, self.input_gradients, parts, strict=True):
+                if dx is not None and x.place is None:
                     dx.reshape(part.shape)[...] = part
 
 

@@ -87,6 +87,7 @@ class WeightedLayer(Layer):
     Attributes:
         fuses_own_biases: whether one product can take along a bias of each output position.
         branches: the product of each input with its weights, in order.
+        fprop_problems: that of each branch's forward pass, which has the output's place.
         bias: the piece of the bias, None without one.
         relu: whether the activation function is a ReLU.
         neuron: the problem of any other activation function, else None.
@@ -124,10 +125,16 @@ class WeightedLayer(Layer):
         self.bias = None if spec.bias is None else self._bias(spec, shape_of_bias, site)
         columns = math.prod(shape_of_bias)
         self.bias_problem = BiasProblem(self.output.count // columns, columns)
+        self.fprop_problems = [branch.problem for branch in branches]
+        if (place := site.place) is not None:
+            self.bias_problem = self.bias_problem.placed(place.pitch, place.first)
+            self.fprop_problems = [
+                problem.placed(place.pitch, place.first) for problem in self.fprop_problems
+            ]
         self.relu = spec.neuron is not None and spec.neuron.kind == "relu"
         self.fused = len(branches) == 1 and (spec.shared_bias or self.fuses_own_biases)
         self.neuron: NeuronProblem | None = None
-        self.product = self.output.array
+        self.product = self.output.storage
         if spec.neuron is not None and not self.relu:
             self.neuron = NeuronProblem(self.output.count, spec.neuron.kind, spec.neuron.a, spec.neuron.b)
             # Its backward pass needs the product, so that it cannot work in place.
@@ -247,19 +254,19 @@ class WeightedLayer(Layer):
         return max(needs)
 
     def scratch_count(self) -> int:
-        """One product, where several are summed."""
-        return self.output.count if len(self.branches) > 1 else 0
+        """One product, where several are summed, or its gradient, where the output has a place."""
+        return self.output.count if len(self.branches) > 1 or self.output.place is not None else 0
 
     def forward(self, train: bool) -> None:
         """Compute the output: products, bias, activation function, dropout."""
-        self._compute(self.output.array, None if self.dropout is None else self.dropout.problem(train))
+        self._compute(self.output.storage, None if self.dropout is None else self.dropout.problem(train))
 
     def _compute(self, y: Any, dropout: DropoutProblem | None) -> None:
         module, stream = self.device.module, self.device.stream
         product = y if self.neuron is None else self.product
         bias = None if self.bias is None else self.bias.value
         step = None if self.dropout is None else self.dropout.step
-        for number, branch in enumerate(self.branches):
+        for number, (branch, problem) in enumerate(zip(self.branches, self.fprop_problems, strict=True)):
             # The sum starts as the first product; the others are added to it.
             target = product if number == 0 else self.scratch[: self.output.count].reshape(product.shape)
             filters = branch.weight.working
@@ -269,7 +276,7 @@ class WeightedLayer(Layer):
             fused = (bias, self.relu) if self.fused else (None, False)
             dropped = {"dropout": dropout, "step": step} if self.fused and dropout is not None else {}
             self._pass("fprop")(
-                branch.problem, branch.x.array, filters, *fused, target, self.workspace, stream, **dropped
+                problem, branch.x.array, filters, *fused, target, self.workspace, stream, **dropped
             )
             if number > 0:
                 module.add(product, target, product, stream)
@@ -293,8 +300,8 @@ class WeightedLayer(Layer):
 
     def backward(self, updates: FusedUpdates | None = None) -> None:
         """Compute the gradients of inputs, weights and bias; with `updates`, move weights and bias."""
-        self._backward_to_product()
-        module, stream, dy = self.device.module, self.device.stream, self.output.gradient
+        dy = self._backward_to_product()
+        module, stream = self.device.module, self.device.stream
         # The inputs' gradients come first: they read the weights that the updates change.
         for index, (branch, dx) in enumerate(zip(self.branches, self.input_gradients, strict=True)):
             if dx is not None:
@@ -323,12 +330,21 @@ class WeightedLayer(Layer):
         if self.bias is not None and updates is not None:
             updates.apply(self.bias)
 
-    def _backward_to_product(self) -> None:
-        """Turn the output's gradient, in place, into the product's, and compute the bias's."""
-        if self.gradient_is_finished:
-            return
+    def _backward_to_product(self) -> Any:
+        """Turn the output's gradient into the product's, compute the bias's, and return the product's.
+
+        It works in place, unless the output has a place: the product's gradient is always dense.
+        """
         module, stream = self.device.module, self.device.stream
-        y, dy = self.output.array, self.output.gradient
+        y, dy = self.output.storage, self.output.gradient
+        if self.gradient_is_finished:
+            return dy
+        if self.output.place is not None and self.bias is not None:
+            product = self.scratch[: self.output.count].reshape(self.output.shape)
+            module.relu_bias_backward(
+                self.bias_problem, y, dy, self._scale(), product, self.bias.gradient, self.workspace, stream
+            )
+            return product
         if self.neuron is not None:
             module.neuron_backward(self.neuron, self.product, y, dy, dy, stream)
         elif self.relu:
@@ -337,7 +353,7 @@ class WeightedLayer(Layer):
                 module.relu_bias_backward(
                     self.bias_problem, y, dy, self._scale(), dy, self.bias.gradient, self.workspace, stream
                 )
-                return
+                return dy
             if self.dropout is not None:
                 module.dropout(self.dropout.last, dy, dy, stream, step=self.dropout.step)
             module.relu_backward(y, dy, dy, stream)
@@ -345,6 +361,7 @@ class WeightedLayer(Layer):
             module.dropout(self.dropout.last, dy, dy, stream, step=self.dropout.step)
         if self.bias is not None:
             module.bias_grad(self.bias_problem, dy, self.bias.gradient, self.workspace, stream)
+        return dy
 
 
 class FilterLayer(WeightedLayer):

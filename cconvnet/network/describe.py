@@ -53,6 +53,9 @@ def describe(graph: Graph) -> dict[str, Any]:
         "fused_gradients": graph.finished_by,
         "copies": copies,
         "copied_bytes_per_step": sum(copy.bytes for copy in (*graph.copies, *copied_back)),
+        "concatenated_bytes_per_step": sum(
+            layer.moved_bytes * (2 if layer in graph.backward else 1) for layer in graph.layers
+        ),
         "memory_bytes": sum(graph.memory.bytes.values()),
         "spec": spec_to_dict(graph.spec),
     }

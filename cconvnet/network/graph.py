@@ -7,6 +7,7 @@ cross devices and are copied, and where every array is.
 from __future__ import annotations
 
 import collections
+import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
@@ -20,6 +21,7 @@ from cconvnet.layers import (
     CostLayer,
     InputLayer,
     Layer,
+    Place,
     Site,
     Tensor,
     can_fuse,
@@ -29,6 +31,7 @@ from cconvnet.layers import (
 )
 from cconvnet.nets import DATA, LayerSpec, NetSpec
 from cconvnet.network.memory import Memory, allocate_gradients, allocate_workspaces, join_losses
+from cconvnet.network.places import Places
 from cconvnet.optim import FusedUpdates, Parameter
 
 
@@ -97,6 +100,7 @@ class Graph:
         self.parts: dict[str, list[Layer]] = {}
         self.inputs: dict[str, InputLayer] = {}
         self.parameters: dict[str, Parameter] = {}
+        self.places = Places(spec, batch, memory) if fuse else None
         self.finished_by: dict[str, str] = {}
         self._order: list[Layer] = []  # layers and, before their first reader, inputs and copies
         self._copies: dict[tuple[int, str], CopyLayer] = {}  # by the tensor's id and the device it goes to
@@ -182,6 +186,7 @@ class Graph:
             ]
             site = self._site(device, part, len(devices))
             if partner is None:
+                site = dataclasses.replace(site, place=self._place(spec, inputs, site))
                 parts.append(make_layer(spec, inputs, site))
             else:
                 parts.append(fuse_layers(spec, partner, inputs, site))
@@ -189,6 +194,20 @@ class Graph:
         self.layers += parts
         for name in parts[0].names:
             self.parts[name] = parts
+
+    def _place(self, spec: LayerSpec, inputs: Sequence[Sequence[Tensor]], site: Site) -> Place | None:
+        """Return where a layer writes its output in a concatenation on the same device, if it can."""
+        concat = None if self.places is None else self.places.reader(spec)
+        if self.places is None or concat is None or len(inputs[0]) != 1 or concat.split != spec.split:
+            return None
+        first = concat.inputs[0]
+        if len(self.devices) > 1 and not spec.split:
+            if concat.device is None and first != spec.name and first not in self.parts:
+                return None  # the concatenation's device is not known yet
+            follows = concat.device is None and first == spec.name
+            if not follows and self._devices_of(concat)[0].name != site.device.name:
+                return None
+        return self.places.place(spec, concat, site)
 
     def _site(self, device: Device, part: int = 0, parts: int = 1) -> Site:
         return Site(

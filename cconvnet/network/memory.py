@@ -7,6 +7,7 @@ of its last reader to that of its own layer, so the gradients of one device shar
 from __future__ import annotations
 
 import collections
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -123,6 +124,8 @@ def allocate_gradients(
                 continue
             if own and layer.backward_in_place and readers[id(tensor)] == 1:
                 slot = own[0]
+            elif tensor.place is not None:
+                slot = own[0]  # the concatenation's, whose channels are also this tensor's
             else:
                 # A cost may write its input's gradient in the forward pass, before any other is computed.
                 slot = new_slot(tensor, moment if layer.cost is None else 0)
@@ -135,8 +138,11 @@ def allocate_gradients(
     for layer, index, slot in written:
         tensor = layer.inputs[index]
         arena = arenas[tensor.device.name]
-        array = arena[slot.offset : slot.offset + tensor.count].reshape(tensor.shape)
-        layer.input_gradients[index] = array
+        shape = tensor.shape if tensor.place is None else layer.output.shape
+        array = arena[slot.offset : slot.offset + math.prod(shape)].reshape(shape)
+        layer.input_gradients[index] = (
+            array if tensor.place is None else tensor.place.of(array, tensor.channels)
+        )
         if tensor.gradient is None:
             tensor.gradient = array
         else:

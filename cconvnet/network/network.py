@@ -253,6 +253,8 @@ class Network:
 
         A split layer is described as a whole. A copy's `bytes` go forward in every pass, and its
         `gradient_bytes` back in every backward pass; `copied_bytes_per_step` is their sum.
+        `concatenated_bytes_per_step` is what concatenations copy within a device: inputs that are not
+        computed in their place.
         """
         return describe(self.graph)
 

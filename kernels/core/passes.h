@@ -62,12 +62,13 @@ using LocalWgradTable = SelectionTable<LocalProblem, WgradArguments>;
     return (table).workspace(served, impl);                           \
   }
 
-#define CCONVNET_FPROP(family, Problem, table, served)                                                \
-  CCONVNET_IMPLS(family##_fprop, Problem, table, served)                                              \
-  CCONVNET_WORKSPACE(family##_fprop, Problem, table, served)                                          \
-  void family##_fprop(const Problem& problem, const void* x, const void* w, const Epilogue& epilogue, \
-                      void* y, void* workspace, Stream stream, const char* impl) {                    \
-    (table).run(served, {x, w, epilogue, y, workspace}, stream, impl);                                \
+#define CCONVNET_FPROP(family, Problem, table, served)                                                   \
+  CCONVNET_IMPLS(family##_fprop, Problem, table, served)                                                 \
+  CCONVNET_WORKSPACE(family##_fprop, Problem, table, served)                                             \
+  void family##_fprop(const Problem& problem, const void* x, const void* w, const Epilogue& epilogue,    \
+                      void* y, void* workspace, Stream stream, const char* impl) {                       \
+    detail::require(!(served).is_placed() || !epilogue.dropout, "a y that is placed cannot be dropped"); \
+    (table).run(served, {x, w, epilogue, y, workspace}, stream, impl);                                   \
   }
 
 // The workspace of the sums comes before the row's.
@@ -78,6 +79,7 @@ using LocalWgradTable = SelectionTable<LocalProblem, WgradArguments>;
   }                                                                                                         \
   void family##_dgrad(const Problem& problem, const void* dy, const void* w, const InputEpilogue& epilogue, \
                       void* dx, void* workspace, Stream stream, const char* impl) {                         \
+    detail::require(!(served).is_placed(), "dy cannot be placed");                                          \
     const size_t sums = epilogue.db ? dgrad_sums_workspace(served) : 0;                                     \
     detail::require(workspace || sums == 0, "workspace must not be null where db is given");                \
     (table).run(served, {dy, w, epilogue, dx, static_cast<char*>(workspace) + sums, workspace}, stream,     \
@@ -89,5 +91,6 @@ using LocalWgradTable = SelectionTable<LocalProblem, WgradArguments>;
   CCONVNET_WORKSPACE(family##_wgrad, Problem, table, served)                                    \
   void family##_wgrad(const Problem& problem, const void* x, const void* dy, float* dw,         \
                       const Update* update, void* workspace, Stream stream, const char* impl) { \
+    detail::require(!(served).is_placed(), "dy cannot be placed");                              \
     (table).run(served, {x, dy, dw, update, workspace}, stream, impl);                          \
   }

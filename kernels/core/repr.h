@@ -78,10 +78,15 @@ inline std::string repr_of_windows(const char* type, const ConvProblem& problem)
   return text.done();
 }
 
+inline std::string placed_repr(int pitch, int first) {
+  return ".placed(" + std::to_string(pitch) + ", " + std::to_string(first) + ")";
+}
+
 }  // namespace detail
 
 inline std::string repr(const ConvProblem& problem) {
-  return detail::repr_of_windows("ConvProblem", problem);
+  return detail::repr_of_windows("ConvProblem", problem) +
+         (problem.is_placed() ? detail::placed_repr(problem.y_pitch, problem.y_first) : "");
 }
 
 inline std::string repr(const LocalProblem& problem) {
@@ -95,7 +100,8 @@ inline std::string repr(const FcProblem& problem) {
 }
 
 inline std::string repr(const BiasProblem& problem) {
-  return Repr("BiasProblem")("rows", problem.rows)("k", problem.k).done();
+  return Repr("BiasProblem")("rows", problem.rows)("k", problem.k).done() +
+         (problem.is_placed() ? detail::placed_repr(problem.pitch, problem.first) : "");
 }
 
 inline std::string repr(const NeuronProblem& problem) {

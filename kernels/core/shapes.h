@@ -65,6 +65,14 @@ inline int64_t some_windows(const std::string& is, int size, int64_t window, Pad
   return count;
 }
 
+// Checks the place of k channels in a concatenation of `pitch` channels.
+inline void placed(int k, int pitch, int first) {
+  at_least("first", first, 0);
+  require(int64_t{first} + k <= pitch, "pitch must be at least first + k, " +
+                                           std::to_string(int64_t{first} + k) + ", not " +
+                                           std::to_string(pitch));
+}
+
 // The number of a convolution's windows along one axis, "h" or "w", for a filter of `taps`, which messages
 // call `name`: `given` unless that is 0. Windows may be outside the image.
 inline int conv_windows(const std::string& name, const std::string& axis, int size, int taps, Padding padding,

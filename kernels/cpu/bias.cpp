@@ -40,14 +40,15 @@ CCONVNET_CLONES void sum_rows(const T* matrix, int64_t rows, int k, float* sum) 
   for (int64_t row = 0; row < rows; ++row) add_row(matrix + row * k, k, sum);
 }
 
-// Sums a row from dx, where it has been rounded. Without SCALED, scale is 1.
+// Sums a row from dx, where it has been rounded. Without SCALED, scale is 1. Rows of y and dy are `pitch`
+// elements apart.
 template <bool SCALED, class T>
-CCONVNET_CLONES void relu_backward_and_sum_rows(const T* y, const T* dy, float scale, int64_t rows, int k,
-                                                T* dx, float* sum) {
+CCONVNET_CLONES void relu_backward_and_sum_rows(const T* y, const T* dy, int64_t pitch, float scale,
+                                                int64_t rows, int k, T* dx, float* sum) {
   std::fill(sum, sum + k, 0.0f);
-  for (int64_t first = 0; first < rows * k; first += k) {
+  for (int64_t row = 0; row < rows; ++row, y += pitch, dy += pitch, dx += k) {
 #pragma omp simd
-    for (int64_t i = first; i < first + k; ++i) {
+    for (int i = 0; i < k; ++i) {
       const bool passes = to_float(y[i]) > 0.0f;
       if (SCALED) {
         dx[i] = from_float<T>(passes ? scale * to_float(dy[i]) : 0.0f);
@@ -55,7 +56,7 @@ CCONVNET_CLONES void relu_backward_and_sum_rows(const T* y, const T* dy, float s
         dx[i] = unrounded<T>(passes ? to_float(dy[i]) : 0.0f);
       }
     }
-    add_row(dx + first, k, sum);
+    add_row(dx, k, sum);
   }
 }
 
@@ -78,6 +79,7 @@ void sum_chunks(const BiasProblem& problem, float* db, const SumChunk& sum_chunk
 
 template <class T>
 void bias_add(const BiasProblem& problem, const T* x, const float* bias, bool relu, T* y, Stream) {
+  detail::require(!problem.is_placed(), "only relu_bias_backward takes placed arrays");
   const int64_t k = problem.k;
   parallel_ranges(problem.rows, k, [&](int, int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) {
@@ -92,6 +94,7 @@ size_t bias_grad_workspace(const BiasProblem&) {
 
 template <class T>
 void bias_grad(const BiasProblem& problem, const T* dy, float* db, void*, Stream) {
+  detail::require(!problem.is_placed(), "only relu_bias_backward takes placed arrays");
   const int64_t k = problem.k;
   sum_chunks(problem, db, [&](int64_t first, int64_t rows, float* sum) {
     sum_rows(dy + first * k, rows, problem.k, sum);
@@ -101,14 +104,12 @@ void bias_grad(const BiasProblem& problem, const T* dy, float* db, void*, Stream
 template <class T>
 void relu_bias_backward(const BiasProblem& problem, const T* y, const T* dy, float scale, T* dx, float* db,
                         void*, Stream) {
-  const int64_t k = problem.k;
+  const int64_t pitch = problem.is_placed() ? problem.pitch : problem.k;
+  const auto backward =
+      scale == 1.0f ? relu_backward_and_sum_rows<false, T> : relu_backward_and_sum_rows<true, T>;
   sum_chunks(problem, db, [&](int64_t first, int64_t rows, float* sum) {
-    const int64_t offset = first * k;
-    if (scale == 1.0f) {
-      relu_backward_and_sum_rows<false>(y + offset, dy + offset, scale, rows, problem.k, dx + offset, sum);
-    } else {
-      relu_backward_and_sum_rows<true>(y + offset, dy + offset, scale, rows, problem.k, dx + offset, sum);
-    }
+    const int64_t offset = first * pitch + problem.first;
+    backward(y + offset, dy + offset, pitch, scale, rows, problem.k, dx + first * problem.k, sum);
   });
 }
 

@@ -7,6 +7,7 @@
 // own choice of Winograd's, which has a row to itself (conv_winograd.cpp).
 #include "cropped_image.h"
 #include "onednn.h"
+#include "placed.h"
 #include "tables.h"
 
 namespace cconvnet {
@@ -135,18 +136,23 @@ class Convolution {
     if (!same_layout_) reorder_ = pass == kWgrad ? onednn::Reorder(w, plain) : onednn::Reorder(plain, w);
   }
 
-  void run(const void* x, const void* w, const float* bias, const void* y) {
+  // With `place`, an output's slices are computed elsewhere and taken to their place, y is not used: oneDNN has
+  // no fast kernel whose pixels are further apart than their channels.
+  void run(const void* x, const void* w, const float* bias, const void* y, const Place* place = nullptr) {
     const size_t sums = pass_ == kWgrad && slices_.count > 1 ? slices_.count : 0;
-    const size_t scratchpads = onednn::whole_lines(scratchpad_bytes_) * slice_threads(slices_.count);
+    const size_t of_thread =
+        onednn::whole_lines(scratchpad_bytes_) + (place ? onednn::whole_lines(y_bytes_) : 0);
+    const size_t scratchpads = of_thread * slice_threads(slices_.count);
     char* const blocked = static_cast<char*>(onednn::scratch(blocked_bytes_ * (1 + sums) + scratchpads));
     char* const parts = blocked + blocked_bytes_;
     const void* const kernel_w = same_layout_ ? w : blocked;
     if (pass_ != kWgrad && !same_layout_) reorder_.run(w, blocked);
     onednn::run_slices(
-        slices_.count, scratchpad_bytes_, parts + sums * blocked_bytes_, [&](int slice, char* scratchpad) {
+        slices_.count, of_thread, parts + sums * blocked_bytes_, [&](int slice, char* scratchpad) {
           const bool last = slice == slices_.count - 1 && rest_.primitive;
           const void* const own_x = static_cast<const char*>(x) + slice * x_bytes_;
-          const void* const own_y = static_cast<const char*>(y) + slice * y_bytes_;
+          const void* const own_y = place ? scratchpad + onednn::whole_lines(scratchpad_bytes_)
+                                          : static_cast<const char*>(y) + slice * y_bytes_;
           const void* const own_w = sums ? parts + slice * blocked_bytes_ : kernel_w;
           const onednn::SlicePrimitive& primitive = last ? rest_ : full_;
           if (pass_ == kFprop) {
@@ -155,6 +161,7 @@ class Convolution {
                            {DNNL_ARG_BIAS, bias},
                            {DNNL_ARG_DST, own_y}},
                           scratchpad);
+            if (place) take(*place, own_y, slice);
           } else if (pass_ == kDgrad) {
             primitive.run({{DNNL_ARG_DIFF_SRC, own_x}, {DNNL_ARG_WEIGHTS, own_w}, {DNNL_ARG_DIFF_DST, own_y}},
                           scratchpad);
@@ -175,6 +182,13 @@ class Convolution {
   }
 
  private:
+  void take(const Place& place, const void* from, int slice) const {
+    const ConvProblem& problem = place.problem;
+    const int first = slices_.first(slice), images = std::min(slices_.images, problem.n - first);
+    const int64_t pixels = int64_t{problem.p} * problem.q;
+    place.take(from, first * pixels, images * pixels);
+  }
+
   static memory::desc any_weights(const ConvProblem& problem, Pass pass) {
     return weights(problem, onednn::weights_type_of(problem, pass), false);
   }
@@ -219,6 +233,12 @@ void clear_unseen_taps(const ConvProblem& problem, float* dw) {
 
 void launch_fprop(const ConvProblem& problem, const FpropArguments& args, Stream stream) {
   CroppedImage x(problem);
+  if (problem.is_placed()) {
+    const Place place = {problem, args.epilogue.relu, args.y};
+    onednn::run<Convolution>("conv", x.problem(), kFprop, x.of(args.x), args.w, args.epilogue.bias, args.y,
+                             &place);
+    return;
+  }
   onednn::run<Convolution>("conv", x.problem(), kFprop, x.of(args.x), args.w, args.epilogue.bias, args.y);
   apply_after_bias(args.epilogue, problem.precision, problem.y_count(), args.y, stream);
 }

@@ -19,6 +19,7 @@
 
 #include "lanes.h"
 #include "onednn.h"
+#include "placed.h"
 #include "tables.h"
 #include "winograd.h"
 
@@ -127,12 +128,13 @@ CCONVNET_CLONES void multiply(const Left& left, int rows, const float* right, co
 
 // ---- tiles ----------------------------------------------------------------------------------------------
 
-// An array of images in NHWC.
+// An array of images in NHWC, whose pixels are `pitch` elements apart.
 template <class T>
 struct Images {
   T* data;
   int n, h, w, c;
-  T* pixel(int image, int i, int j) const { return data + ((int64_t{image} * h + i) * w + j) * c; }
+  int pitch = c;
+  T* pixel(int image, int i, int j) const { return data + ((int64_t{image} * h + i) * w + j) * pitch; }
 };
 
 // Squares of `size` pixels that cover the images of a batch.
@@ -211,13 +213,13 @@ CCONVNET_CLONES void image_tiles_as_rows(const Tiles& tiles, const Images<const 
 
 // A correlation of images with filters that have `groups` groups of channels.
 struct Correlation {
-  int n, from_h, from_w, from_c, to_h, to_w, to_c, pad_h, pad_w, groups;
+  int n, from_h, from_w, from_c, to_h, to_w, to_c, to_pitch, pad_h, pad_w, groups;
 
   static Correlation fprop(const ConvProblem& o) {
-    return {o.n, o.h, o.w, o.c, o.p, o.q, o.k, o.pad_h, o.pad_w, o.groups};
+    return {o.n, o.h, o.w, o.c, o.p, o.q, o.k, o.pixel_pitch(), o.pad_h, o.pad_w, o.groups};
   }
   static Correlation dgrad(const ConvProblem& o) {
-    return {o.n, o.p, o.q, o.k, o.h, o.w, o.c, o.r - 1 - o.pad_h, o.s - 1 - o.pad_w, o.groups};
+    return {o.n, o.p, o.q, o.k, o.h, o.w, o.c, o.c, o.r - 1 - o.pad_h, o.s - 1 - o.pad_w, o.groups};
   }
   int depth() const { return from_c / groups; }
   int columns() const { return to_c / groups; }
@@ -265,7 +267,7 @@ void correlate(const ConvProblem& problem, const Correlation& sizes, const float
   constexpr int SIZE = kPoints + 1 - TAPS;
   const Tiles tiles(SIZE, sizes.n, sizes.to_h, sizes.to_w);
   const Images<const float> images = {from, sizes.n, sizes.from_h, sizes.from_w, sizes.from_c};
-  const Images<float> results = {to, sizes.n, sizes.to_h, sizes.to_w, sizes.to_c};
+  const Images<float> results = {to, sizes.n, sizes.to_h, sizes.to_w, sizes.to_c, sizes.to_pitch};
   const ColumnBlocks columns(sizes.columns());
   const int most = tiles_at_once(sizes.from_c, sizes.to_c);
   const int slices = detail::ceil_div(tiles.count, most);
@@ -403,9 +405,17 @@ bool prefers(const ConvProblem& problem) {
 
 void launch_fprop(const ConvProblem& problem, const FpropArguments& args, Stream stream) {
   const auto run = problem.r == 3 ? correlate<3, false> : correlate<5, false>;
-  float* const y = static_cast<float*>(args.y);
+  float* const y = static_cast<float*>(args.y) + problem.y_first;
   run(problem, Correlation::fprop(problem), static_cast<const float*>(args.x),
       static_cast<const float*>(args.w), args.epilogue.bias, y);
+  if (problem.is_placed()) {
+    const int64_t pitch = problem.y_pitch;
+    if (!args.epilogue.relu) return;
+    parallel_ranges(problem.outputs() / problem.k, problem.k, [&](int, int64_t begin, int64_t end) {
+      place_rows(y + begin * pitch, pitch, end - begin, problem.k, true, y + begin * pitch, pitch);
+    });
+    return;
+  }
   apply_after_bias(args.epilogue, problem.y_count(), y, stream);
 }
 

@@ -150,10 +150,10 @@ class Cache {
 
 // Runs one pass of a problem by the primitive made for it, a Primitive(problem, pass, bias). The pass writes
 // one of x, w and y, whose const does not apply. If oneDNN fails, the error names the operation and the
-// problem.
-template <class Primitive>
+// problem. `more` is what else the primitive's run takes.
+template <class Primitive, class... More>
 void run(const char* family, const ConvProblem& problem, Pass pass, const void* x, const void* w,
-         const float* bias, const void* y) {
+         const float* bias, const void* y, const More&... more) {
   static Cache<Primitive> cache;
   const std::lock_guard<std::mutex> lock(mutex());
   try {
@@ -161,7 +161,7 @@ void run(const char* family, const ConvProblem& problem, Pass pass, const void* 
     cache
         .get(key_of(problem, pass, with_bias),
              [&] { return std::make_unique<Primitive>(problem, pass, with_bias); })
-        .run(x, w, bias, y);
+        .run(x, w, bias, y, more...);
   } catch (const dnnl::error& error) {
     const char* const names[] = {"_fprop", "_dgrad", "_wgrad"};
     throw std::runtime_error(std::string("oneDNN failed in ") + family + names[pass] + " of " +

@@ -29,9 +29,10 @@ inline size_t split_workspace(const GemmSize& size, int count) {
 }
 
 // Passes to the output, for each of its `count` elements i, the sum over the splits, in order, of
-// partials[split][i]; the channel of element i is i % channels.
+// partials[split][i]. Its channel is i % channels. Rows of `channels` elements are `pitch` elements apart in
+// the output.
 template <class Output>
-void split_reduce(int count, int splits, const float* partials, int channels, const Output& output,
+void split_reduce(int count, int splits, const float* partials, int channels, int pitch, const Output& output,
                   Stream stream);
 
 // ---- the grid -------------------------------------------------------------------------------------------
@@ -127,9 +128,11 @@ struct Destination {
   Destination(const Output& output, int count, const GemmGrid& grid, void* workspace)
       : output(output), count(count), partials(grid.splits > 1 ? static_cast<float*>(workspace) : nullptr) {}
 
+  // `copies` is the layout of a split's copy, where it differs from the output's.
   template <class Product, class Layout>
   __device__ __forceinline__ void store(const Product& product, const GemmBlock& block, const Layout& layout,
-                                        uint32_t first_channel, int gemm_m, int gemm_n) const {
+                                        const Layout& copies, uint32_t first_channel, int gemm_m,
+                                        int gemm_n) const {
     const PlainOutput<float> copy = {partials + static_cast<size_t>(block.split) * count, output.vectors};
     // One piece of code for both takes fewer registers.
     if constexpr (std::is_same_v<Output, PlainOutput<float>>) {
@@ -139,15 +142,26 @@ struct Destination {
       const Output target = partials ? output.plain(copy.y) : output;
       store_tile(product, target, layout, block.m, block.n, first_channel, gemm_m, gemm_n);
     } else if (partials) {
-      store_tile(product, copy, layout, block.m, block.n, first_channel, gemm_m, gemm_n);
+      store_tile(product, copy, copies, block.m, block.n, first_channel, gemm_m, gemm_n);
     } else {
       store_tile(product, output, layout, block.m, block.n, first_channel, gemm_m, gemm_n);
     }
   }
 
-  // To be called after the launch. The output's channels repeat.
+  template <class Product, class Layout>
+  __device__ __forceinline__ void store(const Product& product, const GemmBlock& block, const Layout& layout,
+                                        uint32_t first_channel, int gemm_m, int gemm_n) const {
+    store(product, block, layout, layout, first_channel, gemm_m, gemm_n);
+  }
+
+  // To be called after the launch. The output's channels repeat, in rows that are `pitch` elements apart.
+  void reduce(const GemmGrid& grid, int channels, int pitch, Stream stream) const {
+    if (partials) {
+      split_reduce(count, static_cast<int>(grid.splits), partials, channels, pitch, output, stream);
+    }
+  }
   void reduce(const GemmGrid& grid, int channels, Stream stream) const {
-    if (partials) split_reduce(count, static_cast<int>(grid.splits), partials, channels, output, stream);
+    reduce(grid, channels, channels, stream);
   }
 };
 

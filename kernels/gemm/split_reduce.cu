@@ -12,6 +12,7 @@ struct SplitReduce {
   int count, splits;
   const float* partials;
   Divider by_channels;
+  int pitch;
   Output output;
 
   template <int WIDTH>
@@ -21,26 +22,26 @@ struct SplitReduce {
       add_to(sum, load<WIDTH>(partials + int64_t{split} * count + i));
     }
     int channel;
-    by_channels.divide(static_cast<int>(i), channel);
-    write_alone(output.writer(), static_cast<uint32_t>(i), channel, sum);
+    const uint32_t row = by_channels.divide(static_cast<int>(i), channel);
+    write_alone(output.writer(), row * pitch + channel, channel, sum);
   }
 };
 
 }  // namespace
 
 template <class Output>
-void split_reduce(int count, int splits, const float* partials, int channels, const Output& output,
+void split_reduce(int count, int splits, const float* partials, int channels, int pitch, const Output& output,
                   Stream stream) {
   launch_elementwise<float>(count, output.vectors, stream,
-                            SplitReduce<Output>{count, splits, partials, Divider(channels), output});
+                            SplitReduce<Output>{count, splits, partials, Divider(channels), pitch, output});
 }
 
-template void split_reduce(int, int, const float*, int, const PlainOutput<float>&, Stream);
-template void split_reduce(int, int, const float*, int, const PlainOutput<bfloat16>&, Stream);
-template void split_reduce(int, int, const float*, int, const InputGradientOutput<float>&, Stream);
-template void split_reduce(int, int, const float*, int, const InputGradientOutput<bfloat16>&, Stream);
-template void split_reduce(int, int, const float*, int, const EpilogueOutput<float>&, Stream);
-template void split_reduce(int, int, const float*, int, const EpilogueOutput<bfloat16>&, Stream);
-template void split_reduce(int, int, const float*, int, const GradientOutput&, Stream);
+template void split_reduce(int, int, const float*, int, int, const PlainOutput<float>&, Stream);
+template void split_reduce(int, int, const float*, int, int, const PlainOutput<bfloat16>&, Stream);
+template void split_reduce(int, int, const float*, int, int, const InputGradientOutput<float>&, Stream);
+template void split_reduce(int, int, const float*, int, int, const InputGradientOutput<bfloat16>&, Stream);
+template void split_reduce(int, int, const float*, int, int, const EpilogueOutput<float>&, Stream);
+template void split_reduce(int, int, const float*, int, int, const EpilogueOutput<bfloat16>&, Stream);
+template void split_reduce(int, int, const float*, int, int, const GradientOutput&, Stream);
 
 }  // namespace cconvnet

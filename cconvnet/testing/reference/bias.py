@@ -27,7 +27,13 @@ def bias_grad(problem: Any, dy: Array) -> Array:
 
 
 def relu_bias_backward(problem: Any, y: Array, dy: Array, scale: float) -> tuple[Array, Array]:
-    """Return dx[rows,K] = scale * dy where y > 0, else 0, and db[K], its sum over the rows."""
+    """Return dx[rows,K] = scale * dy where y > 0, else 0, and db[K], its sum over the rows.
+
+    y and dy may be columns of matrices[rows,pitch]; see BiasProblem.placed.
+    """
+    if problem.pitch:
+        columns = slice(problem.first, problem.first + problem.k)
+        y, dy = (np.reshape(matrix, (problem.rows, problem.pitch))[:, columns] for matrix in (y, dy))
     dx = relu_backward(y, scale * to_float(dy)).reshape(problem.rows, problem.k)
     return dx, bias_grad(problem, dx)
 

@@ -1,0 +1,52 @@
+"""The places of layers in concatenations: which layers write their channels into a concatenation's array."""
+
+from __future__ import annotations
+
+import collections
+from typing import Any
+
+from cconvnet.layers import Place, Site, layer_type
+from cconvnet.nets import ConcatSpec, LayerSpec, NetSpec
+from cconvnet.nets.shapes import Shape, shapes
+from cconvnet.network.memory import Memory
+
+
+class Places:
+    """The arrays of a network's concatenations, and the channels that are other layers' outputs.
+
+    A layer is placed if its class can be and if the concatenation alone reads it.
+
+    Args:
+        spec: the network.
+        batch: how many images a batch has at most.
+        memory: allocates the arrays.
+    """
+
+    def __init__(self, spec: NetSpec, batch: int, memory: Memory) -> None:
+        self._batch = batch
+        self._memory = memory
+        self._arrays: dict[tuple[str, int], Any] = {}  # by the concatenation's name and its part
+        self._shapes: dict[str, Shape] = {}
+        self._readers: dict[str, ConcatSpec] = {}
+        readers = collections.Counter(name for layer in spec.layers for name in layer.inputs)
+        concats = [layer for layer in spec.layers if isinstance(layer, ConcatSpec) and len(layer.inputs) > 1]
+        if concats:
+            self._shapes = shapes(spec)
+            self._readers = {
+                name: concat for concat in concats for name in concat.inputs if readers[name] == 1
+            }
+
+    def reader(self, spec: LayerSpec) -> ConcatSpec | None:
+        """Return the concatenation in which a layer can be placed; None if it cannot."""
+        return self._readers.get(spec.name) if layer_type(spec).can_be_placed(spec) else None
+
+    def place(self, spec: LayerSpec, concat: ConcatSpec, site: Site) -> Place:
+        """Return the place of a layer, or of its part, in a concatenation on the site's device."""
+        key = (concat.name, site.part)
+        if key not in self._arrays:
+            height, width, channels = self._shapes[concat.name]
+            shape = (self._batch, height, width, channels // site.parts)
+            self._arrays[key] = self._memory.allocate(site.device, shape, site.element)
+        before = concat.inputs[: concat.inputs.index(spec.name)]
+        first = sum(self._shapes[name][2] for name in before) // site.parts
+        return Place(self._arrays[key], first)
