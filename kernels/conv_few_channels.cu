@@ -46,6 +46,7 @@ template <class T>
 struct FewChannelsFprop {
   ConvProblem problem;
   int c_per_group, k_per_group;
+  int pitch;  // of y's pixels
   int tiles_n;
   int row_words, words, slabs;  // of k: of a row of a filter, of a filter, in steps of 8
   PatchShape shape;
@@ -88,12 +89,13 @@ int fprop_row_words(const ConvProblem& problem) {
 
 struct PatchOutput {
   const ConvProblem& problem;
+  int pitch;
   Patch patch;
   uint32_t first_channel;
   __device__ __forceinline__ uint32_t row(uint32_t m) const {
     const int p = patch.p + m / kPatchColumns, q = patch.q + m % kPatchColumns;
     if (p >= problem.p || q >= problem.q) return kOutside;
-    return ((patch.n * problem.p + p) * problem.q + q) * problem.pixel_pitch() + first_channel;
+    return ((patch.n * problem.p + p) * problem.q + q) * pitch + first_channel;
   }
 };
 
@@ -185,7 +187,7 @@ __global__ void __launch_bounds__(Tile::THREADS, Tile::MIN_BLOCKS)
     __syncthreads();
     product.store(memory.result);
     store_tile(TensorShare<Tile>(memory.result), args.output,
-               PatchOutput{args.problem, patch, static_cast<uint32_t>(first_channel)}, 0, first_n,
+               PatchOutput{args.problem, args.pitch, patch, static_cast<uint32_t>(first_channel)}, 0, first_n,
                first_channel, Tile::BLOCK_M, args.k_per_group);
   }
 }
@@ -204,6 +206,7 @@ void launch_fprop(const ConvProblem& problem, const FpropArguments& args, Stream
   const FewChannelsFprop<T> parameters = {problem,
                                           problem.c_per_group(),
                                           k_per_group,
+                                          problem.pixel_pitch(),
                                           tiles_n,
                                           row_words,
                                           words,
