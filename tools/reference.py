@@ -1,4 +1,4 @@
-"""Write the reference in docs/ from docstrings, descriptions of operations and the command line, or check it.
+"""Write the reference in docs/ from docstrings, operations, networks and the command line, or check it.
 
 A page holds hand-written text, and regions that are made anew:
 
@@ -29,7 +29,7 @@ import numpy as np
 import typer
 
 import cconvnet
-from cconvnet import ops
+from cconvnet import nets, ops
 from cconvnet.cli import app
 from cconvnet.operations import ANY, ELEMENT, OPERATIONS, Operation
 from cconvnet.operations.operation import Array
@@ -373,11 +373,29 @@ def title_of_notebook(text: str) -> str:
     return found[1] if found else ""
 
 
+# ---- networks -------------------------------------------------------------------------------------------
+
+
+def networks() -> str:
+    """Return the table of the built-in networks: sizes, and the first lines of their modules."""
+    lines = ["| `--net` | network | image | parameters | multiply-adds |", "|---|---|---|--:|--:|"]
+    for name in nets.NAMES:
+        spec = nets.build(name)
+        module = importlib.import_module(nets.catalog.module_name(name))
+        first = cell((module.__doc__ or "").partition("\n")[0].rstrip("."))
+        file = f"[{first}](../{module.__name__.replace('.', '/')}.py)"
+        image = f"{spec.input.height}x{spec.input.width}x{spec.input.channels}"
+        sizes = spec.table()
+        lines.append(f"| `{name}` | {file} | {image} | {sizes.parameters:,} | {sizes.multiply_adds:,} |")
+    return "\n".join(lines)
+
+
 # ---- pages ----------------------------------------------------------------------------------------------
 
 REGIONS: dict[str, Callable[[], str]] = {
     "commands": commands,
     "examples": examples,
+    "networks": networks,
     "operations": operations,
     "python": python,
     "rules": rules,

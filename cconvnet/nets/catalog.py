@@ -3,25 +3,60 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from cconvnet.errors import nearest
-from cconvnet.nets import alexnet, alexnet_2012, cifar_11pct, cifar_13pct, cifar_18pct, cifar_quick, lenet
+from cconvnet.nets import (
+    alexnet,
+    alexnet_2012,
+    alexnet_owt,
+    caffenet,
+    cifar_11pct,
+    cifar_13pct,
+    cifar_18pct,
+    cifar_quick,
+    lenet,
+    mcdnn_cifar,
+    mcdnn_mnist,
+    nin,
+    nin_cifar,
+    overfeat,
+    squeezenet,
+    vgg,
+    zfnet,
+)
 from cconvnet.nets.recipe import NetSpec
 
 _BUILDERS: dict[str, Callable[..., NetSpec]] = {
     "lenet": lenet.build,
+    "mcdnn-mnist": mcdnn_mnist.build,
     "cifar-quick": cifar_quick.build,
     "cifar-18pct": cifar_18pct.build,
     "cifar-13pct": cifar_13pct.build,
     "cifar-11pct": cifar_11pct.build,
+    "mcdnn-cifar": mcdnn_cifar.build,
+    "nin-cifar": nin_cifar.build,
     "alexnet": alexnet.build,
     "alexnet-2012": alexnet_2012.build,
+    "alexnet-owt": alexnet_owt.build,
+    "caffenet": caffenet.build,
+    "zfnet": zfnet.build,
+    "overfeat-fast": overfeat.build,
+    "overfeat-accurate": partial(overfeat.build, accurate=True),
+    "nin": nin.build,
+    "vgg11": partial(vgg.build, depth=11),
+    "vgg13": partial(vgg.build, depth=13),
+    "vgg16": partial(vgg.build, depth=16),
+    "vgg19": partial(vgg.build, depth=19),
+    "squeezenet-1.0": squeezenet.build,
+    "squeezenet-1.1": partial(squeezenet.build, version="1.1", border=0),
 }
-# The side that images of a folder are resized to; None: they are left as they are.
+# The side that images of a folder are resized to, if it is not 256. None: they are left as they are.
 _STORED_SIZES = {
     "lenet": None,
+    "mcdnn-mnist": 28,
     **dict.fromkeys(("cifar-quick", "cifar-18pct", "cifar-13pct", "cifar-11pct"), 32),
-    **dict.fromkeys(("alexnet", "alexnet-2012"), 256),
+    **dict.fromkeys(("mcdnn-cifar", "nin-cifar"), 32),
 }
 
 NAMES: tuple[str, ...] = tuple(_BUILDERS)
@@ -49,6 +84,12 @@ def build(name: str, image_shape: tuple[int, int, int] | None = None, classes: i
     return builder(**{key: value for key, value in given.items() if value is not None})
 
 
+def module_name(name: str) -> str:
+    """Return the name of the module that describes this network."""
+    builder = _BUILDERS[_known(name)]
+    return (builder.func if isinstance(builder, partial) else builder).__module__
+
+
 def stored_size(name: str) -> int | None:
     """Return the side in pixels to which images are resized for this network; None: left as they are."""
-    return _STORED_SIZES[_known(name)]
+    return _STORED_SIZES.get(_known(name), 256)

@@ -29,6 +29,7 @@ from cconvnet.checks import MAX_SEED, whole
 from cconvnet.devices import Device, get_device
 from cconvnet.layers import initial_weights
 from cconvnet.nets import Init, NetSpec
+from cconvnet.nets.shapes import shapes
 from cconvnet.nets.transform import scaled
 from cconvnet.network.network import Network
 from cconvnet.optim import Parameter
@@ -116,8 +117,10 @@ class Report:
 def small_spec(net: str | NetSpec, width: float | None = None, size: int | None = None) -> NetSpec:
     """Return a network with all its layers at a size that NumPy runs in seconds.
 
-    Without `width` and `size`, a network of images above 76 pixels gets an eighth of its filters, images of
-    76 pixels and at most ten classes. That many pixels leave AlexNet's last convolution some work.
+    Without `width` and `size`, a network of images above 76 pixels gets an eighth of its filters, at most ten
+    classes and images of 76 pixels, or of 100 where those leave no window. 76 leave AlexNet's last
+    convolution some work. A layer keeps 8 filters if it has them: two would often both be 0, and behind them
+    the maxima of whole windows equal, where no derivative exists.
 
     Args:
         net: a network, or the name of one.
@@ -126,8 +129,20 @@ def small_spec(net: str | NetSpec, width: float | None = None, size: int | None 
     """
     spec = nets.build(net) if isinstance(net, str) else net
     if width is None and size is None and max(spec.stored) > 76:
-        return scaled(spec, 1 / 8, (76, 76), min(spec.classes, 10))
+        counts = [getattr(layer, "filters", 0) or getattr(layer, "outputs", 0) for layer in spec.layers]
+        classes, narrowest = min(spec.classes, 10), min([*filter(None, counts)][:-1], default=64)
+        return _fitting(spec, max(1 / 8, min(1.0, 8 / narrowest)), classes)
     return scaled(spec, 1.0 if width is None else width, None if size is None else (size, size))
+
+
+def _fitting(spec: NetSpec, width: float, classes: int) -> NetSpec:
+    """Return the network of this width for images of 76 pixels, or of 100 if they are too small for it."""
+    small = scaled(spec, width, (76, 76), classes)
+    try:
+        shapes(small)
+    except ValueError:
+        return scaled(spec, width, (100, 100), classes)
+    return small
 
 
 def gradcheck(

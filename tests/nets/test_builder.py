@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
+import inspect
 import json
 import traceback
 from collections.abc import Callable
@@ -486,5 +488,5 @@ def test_a_network_of_many_layers_is_made_quickly_enough_to_be_used() -> None:
 
 @pytest.mark.parametrize("name", nets.NAMES)
 def test_a_built_in_network_is_short(name: str) -> None:
-    file = Path(nets.__file__).parent / f"{name.replace('-', '_')}.py"
+    file = Path(inspect.getfile(importlib.import_module(nets.catalog.module_name(name))))
     assert len(file.read_text(encoding="utf-8").splitlines()) <= 40

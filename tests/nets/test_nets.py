@@ -155,10 +155,6 @@ RECIPES: dict[str, tuple[int, float, tuple[LrStep, ...], int, bool]] = {
 }
 
 
-def test_each_network_but_the_own_one_is_held_to_facts() -> None:
-    assert set(FACTS) == set(nets.NAMES) - {"lenet"}
-
-
 @pytest.mark.parametrize("name", FACTS)
 def test_layers_are_as_published(name: str) -> None:
     spec = nets.build(name)

@@ -1,0 +1,155 @@
+"""The landmark networks: sizes and recipes as published, and a step of each at a small size.
+
+Sources of the sizes: torchvision 0.29, counted by hooks on meta tensors (alexnet-owt, vgg, squeezenet at 224
+pixels); Caffe's model zoo (caffenet); the definitions that the papers' authors published (nin, squeezenet at
+227 pixels); the tables of the other papers.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cconvnet import nets
+from cconvnet.nets import (
+    ConvSpec,
+    NetSpec,
+    RateCurve,
+    overfeat,
+    spec_from_dict,
+    spec_to_dict,
+    squeezenet,
+    zfnet,
+)
+from cconvnet.nets.transform import scaled
+from cconvnet.network import Network
+
+# Parameters and multiply-adds.
+COUNTS = {
+    "mcdnn-mnist": (76_040, 1_891_820),
+    "mcdnn-cifar": (1_660_710, 99_661_000),
+    "nin-cifar": (966_986, 222_486_528),
+    "alexnet": (60_965_224, 724_406_816),
+    "alexnet-2012": (60_965_224, 724_406_816),
+    "alexnet-owt": (61_100_840, 714_188_480),
+    "caffenet": (60_965_224, 724_406_816),
+    "zfnet": (62_357_608, 1_168_032_896),
+    "overfeat-fast": (145_920_872, 2_801_403_904),
+    "overfeat-accurate": (144_656_488, 5_355_446_784),
+    "nin": (7_595_176, 1_100_188_800),
+    "vgg11": (132_863_336, 7_609_090_048),
+    "vgg13": (133_047_848, 11_308_466_176),
+    "vgg16": (138_357_544, 15_470_264_320),
+    "vgg19": (143_667_240, 19_632_062_464),
+    "squeezenet-1.0": (1_248_424, 861_339_936),
+    "squeezenet-1.1": (1_235_496, 349_151_936),
+}
+# Those of cuda-convnet are held to its files, field by field; `lenet` is this project's own.
+OTHERS = {"lenet", "cifar-quick", "cifar-18pct", "cifar-13pct", "cifar-11pct"}
+LANDMARKS = [name for name in COUNTS if name not in ("alexnet", "alexnet-2012")]
+
+
+def counts(spec: NetSpec) -> tuple[int, int]:
+    table = spec.table()
+    return table.parameters, table.multiply_adds
+
+
+def test_every_network_is_held_to_what_was_published() -> None:
+    assert set(COUNTS) == set(nets.NAMES) - OTHERS
+
+
+@pytest.mark.parametrize("name", COUNTS)
+def test_counts_are_as_published(name: str) -> None:
+    spec = nets.build(name)
+    assert (spec.name, counts(spec)) == (name, COUNTS[name])
+
+
+def test_forms_that_an_argument_chooses_have_the_published_counts() -> None:
+    assert counts(zfnet.build(last=(512, 1024, 512))) == (107_627_624, 2_476_704_896)
+    assert counts(squeezenet.build(border=0)) == (1_248_424, 818_924_576)
+    assert counts(overfeat.build(accurate=True)) == COUNTS["overfeat-accurate"]
+
+
+# Images of a step, epochs, rate, momentum; the side of the crop and of the stored images.
+RECIPES: dict[str, tuple[int, int, float, float, int, int]] = {
+    "mcdnn-mnist": (1, 500, 0.001, 0.0, 29, 29),
+    "mcdnn-cifar": (1, 500, 0.001, 0.0, 32, 32),
+    "alexnet-owt": (256, 90, 0.01, 0.9, 224, 256),
+    "caffenet": (256, 90, 0.01, 0.9, 227, 256),
+    "zfnet": (128, 70, 0.01, 0.9, 224, 256),
+    "overfeat-fast": (128, 90, 0.05, 0.6, 231, 256),
+    "overfeat-accurate": (128, 90, 0.05, 0.6, 221, 256),
+    "vgg16": (256, 74, 0.01, 0.9, 224, 256),
+    "squeezenet-1.0": (512, 68, 0.04, 0.9, 227, 256),
+    "squeezenet-1.1": (512, 68, 0.04, 0.9, 224, 256),
+}
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_recipes_are_as_published(name: str) -> None:
+    spec = nets.build(name)
+    recipe, (batch, epochs, lr, momentum, crop, stored) = spec.recipe, RECIPES[name]
+    assert (recipe.batch, recipe.epochs, recipe.lr, recipe.momentum) == (batch, epochs, lr, momentum)
+    assert (spec.input.height, spec.input.width, spec.stored) == (crop, crop, (stored, stored))
+    assert recipe.crop == recipe.mirror == (stored > crop)
+    assert stored == 256 or name.startswith("mcdnn")
+
+
+def test_rates_fall_as_published() -> None:
+    assert [step.epoch for step in nets.build("caffenet").recipe.steps] == [20, 40, 60, 80]
+    steps = nets.build("overfeat-fast").recipe.steps
+    assert [(step.epoch, step.factor) for step in steps] == [(n, 0.5) for n in (30, 50, 60, 70, 80)]
+    assert nets.build("squeezenet-1.1").recipe.schedule == RateCurve("linear")
+    for name in ("zfnet", "vgg11", "nin"):
+        assert nets.build(name).recipe.plateau > 0
+    # 0.993 an epoch.
+    recipe = nets.build("mcdnn-mnist").recipe
+    assert recipe.schedule.kind == "exp" and recipe.schedule.factor is not None
+    assert recipe.schedule.factor ** (-1 / recipe.epochs) == pytest.approx(0.993, abs=1e-4)
+
+
+def test_filters_of_zfnet_keep_a_root_mean_square_of_a_tenth() -> None:
+    convolutions = [layer for layer in nets.build("zfnet").layers if isinstance(layer, ConvSpec)]
+    fan_ins = (7 * 7 * 3, 5 * 5 * 96, 3 * 3 * 256, 3 * 3 * 384, 3 * 3 * 384)
+    assert [layer.norm_limit for layer in convolutions] == pytest.approx(
+        [0.1 * math.sqrt(n) for n in fan_ins]
+    )
+
+
+def test_digits_of_28_pixels_are_padded_to_29() -> None:
+    assert nets.build("mcdnn-mnist", (28, 28, 1)).table().rows[0].shape == (26, 26, 20)
+
+
+# ---- a step ----------------------------------------------------------------------------------------------
+
+
+def tiny(name: str) -> NetSpec:
+    """A network with all its layers and few filters, for images as small as they may be."""
+    spec = nets.build(name)
+    if max(spec.stored) > 32:
+        return scaled(spec, 1 / 16, (100, 100), 3)
+    return scaled(spec, 1 / 8, None, 3)
+
+
+@pytest.mark.parametrize("name", LANDMARKS)
+def test_a_step_of_training_leaves_finite_weights_that_moved(name: str) -> None:
+    spec = tiny(name)
+    network = Network(spec, batch=2, devices="cpu:0", seed=1)
+    before = {key: np.copy(value) for key, value in network.state().items()}
+    draws = np.random.default_rng(0)
+    network.load(draws.integers(0, 256, (2, *spec.stored_shape), np.uint8), np.array([0, 2]))
+    network.train_step(0, 0.001, 0.9)
+    assert math.isfinite(network.result().loss)
+    after: dict[str, Any] = network.state()
+    assert all(np.isfinite(value).all() for value in after.values())
+    assert any((after[key] != value).any() for key, value in before.items())
+
+
+@pytest.mark.parametrize("name", LANDMARKS)
+def test_a_small_form_survives_json(name: str) -> None:
+    spec = tiny(name)
+    assert spec_from_dict(json.loads(json.dumps(spec_to_dict(spec), allow_nan=False))) == spec
