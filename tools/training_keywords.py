@@ -33,7 +33,7 @@ import os
 from collections.abc import Sequence
 from typing import TypedDict
 
-from cconvnet.nets import LrStep, RateCurve
+from cconvnet.nets import Distortion, LrStep, RateCurve
 
 
 class TrainingKeywords(TypedDict, total=False):

@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from typing import TypedDict
 
-from cconvnet.nets import LrStep, RateCurve
+from cconvnet.nets import Distortion, LrStep, RateCurve
 
 
 class TrainingKeywords(TypedDict, total=False):
@@ -45,6 +45,12 @@ class TrainingKeywords(TypedDict, total=False):
     color_noise: float | None
     """Strength of the colour noise in training, 0 for none; the network's own if not given."""
 
+    distort: str | Distortion | None
+    """Distort training images, anew in each epoch, by at most rotation=15 degrees, scaling=15 and
+    translation=5 percent, and an elastic field of alpha=36 and sigma=6 pixels, separated by commas; or
+    none. The network's own if not given.
+    """
+
     batch: int | None
     """Images per step; the network's own if not given."""
 
@@ -62,8 +68,9 @@ class TrainingKeywords(TypedDict, total=False):
 
     lr_schedule: str | RateCurve | None
     """Curve of the rate over the run: constant; cosine, linear or poly:POWER, which end at 0; cosine:END,
-    linear:END or exp:END, which end at this part of the rate. A curve that falls replaces the network's
-    own steps and plateau.
+    linear:END or exp:END, which end at this part of the rate; or epochs:FACTOR, such as epochs:0.993,
+    which each epoch multiplies, down to END of epochs:FACTOR:END. A curve that falls replaces the
+    network's own steps and plateau.
     """
 
     lr_steps: str | Sequence[float | LrStep] | None

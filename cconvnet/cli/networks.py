@@ -16,6 +16,7 @@ from cconvnet.cli.options import (
     Crop,
     Data,
     DeviceNames,
+    Distort,
     Json,
     LayerDef,
     LayerParams,
@@ -170,6 +171,7 @@ def augment(
     pad: Pad = None,
     mirror: Mirror = None,
     color_noise: ColorNoise = None,
+    distort: Distort = None,
     images: Annotated[
         int,
         typer.Option(help="Number of training images, the rows of the sheet.", metavar="N", callback=whole()),
@@ -181,12 +183,14 @@ def augment(
     seed: Annotated[
         int,
         typer.Option(
-            help="Random seed for crops, mirror images and colour noise.", metavar="N", callback=check_seed
+            help="Random seed for crops, mirror images, colour noise and distortion.",
+            metavar="N",
+            callback=check_seed,
         ),
     ] = 0,
     workers: Workers = None,
 ) -> None:
-    """Draw training images with augmentation: crops, mirror images and colour noise.
+    """Draw training images with augmentation: crops, mirror images, colour noise and distortion.
 
     The options of augmentation are those of train. The mean image is not subtracted, and the zeros of --pad
     are black.
@@ -195,12 +199,18 @@ def augment(
     from cconvnet.data.workers import surplus
     from cconvnet.formats.netfiles import chosen
     from cconvnet.plots import augmentation as sheets
-    from cconvnet.training.options import Options
+    from cconvnet.training.options import Options, parse_distort
 
     if out.suffix.lower() != ".png":
         raise ValueError(f"--out must end with .png, not {out.name!r}")
     checked_picture(out)
-    options = Options(random_crop=random_crop, pad=pad, mirror=mirror, color_noise=color_noise)
+    options = Options(
+        random_crop=random_crop,
+        pad=pad,
+        mirror=mirror,
+        color_noise=color_noise,
+        distort=None if distort is None else parse_distort(distort),
+    )
     options.check()
     wanted = chosen(net, None, None, crop)
     assert wanted is not None
@@ -209,7 +219,7 @@ def augment(
         print(note)
     spec, _ = wanted.build(source.image_shape, len(source.classes))
     settings = options.settings(spec.recipe)
-    augmentation = {name: settings[name] for name in ("crop", "pad", "mirror", "color_noise")}
+    augmentation = {name: settings[name] for name in ("crop", "pad", "mirror", "color_noise", "distort")}
     spec = dataclasses.replace(spec, recipe=dataclasses.replace(spec.recipe, **augmentation))
     sheets.write_sheet(out, source, spec, images=images, epochs=epochs, seed=seed, workers=workers, say=print)
     print(out)

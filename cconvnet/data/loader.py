@@ -9,16 +9,18 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from cconvnet.checks import whole
+from cconvnet.data.distortion import distort
 from cconvnet.data.images import Pixels
 from cconvnet.data.splits import Indices, Labels, Progress, Split
 from cconvnet.data.workers import Broken
+from cconvnet.nets import NO_DISTORTION, Distortion
 
 _ORDER, _CROP = 0, 1  # purposes
 
@@ -50,6 +52,29 @@ class Batch:
         return self.images, self.labels, self.top, self.left, self.mirror
 
 
+@dataclass(frozen=True)
+class _Pending:
+    """A batch whose images are still being written.
+
+    Attributes:
+        batch: The batch.
+        first: The place of its first image in the epoch.
+        read: The parts of the reading.
+        distorted: The distortion of a batch without broken images; None: there is none.
+    """
+
+    batch: Batch
+    first: int
+    read: list[Future[Broken]]
+    distorted: Future[None] | None
+
+    def cancel(self) -> None:
+        """Do not begin what has not begun."""
+        for future in (*self.read, self.distorted):
+            if future is not None:
+                future.cancel()
+
+
 class Loader:
     """Read a split batch by batch, ahead of its consumer and in the background.
 
@@ -59,6 +84,8 @@ class Loader:
             only draws the numbers; the input kernel crops and mirrors.
         pad: The pixels of zeros around an image into which random crops may reach. Then `top` and `left` are
             from -pad on.
+        distortion: The distortion of each image before the crop, drawn anew in each epoch. A thread distorts
+            the batches that are read ahead.
         drop_last: If true, every batch is full. The images that remain at the end of an epoch are dropped.
             The next good image of the split replaces a broken one. If false (for evaluation), the last batch
             may be short, and broken images are left out. So every good image comes exactly once.
@@ -86,6 +113,7 @@ class Loader:
         random_crop: bool = False,
         pad: int = 0,
         mirror: bool = False,
+        distortion: Distortion = NO_DISTORTION,
         shuffle: bool = True,
         drop_last: bool = True,
         workers: int | None = None,
@@ -115,6 +143,8 @@ class Loader:
         self._shuffle, self._drop_last = shuffle, drop_last
         self._allocate = allocate
         self.steps_per_epoch = count // batch if drop_last else -(-count // batch)
+        self._distortion = distortion
+        self._thread = None if distortion.is_identity else ThreadPoolExecutor(1, "cconvnet-distort")
         self._reader = split.open_reader(workers)
         # Batches being read, including the one that the consumer waits for.
         self.ahead = 1 + max(1, -(-self._reader.in_flight // batch))
@@ -130,6 +160,8 @@ class Loader:
         """Stop the workers. Batches that were handed out stay valid."""
         self._closed = True
         self._reader.close()
+        if self._thread is not None:
+            self._thread.shutdown(wait=True, cancel_futures=True)
 
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
         """Yield the batches of one epoch from `start_step` on, the same at every call.
@@ -144,7 +176,7 @@ class Loader:
 
     def _batches(self, epoch: int, start_step: int) -> Iterator[Batch]:
         order = self._order(epoch)
-        pending: deque[tuple[Batch, list[Future[Broken]]]] = deque()
+        pending: deque[_Pending] = deque()
         try:
             ahead = start_step
             for step in range(start_step, self.steps_per_epoch):
@@ -153,15 +185,14 @@ class Loader:
                 while ahead < min(step + self.ahead, self.steps_per_epoch):
                     pending.append(self._begin(order, epoch, ahead))
                     ahead += 1
-                batch = self._finish(*pending.popleft())
+                batch = self._finish(pending.popleft(), epoch)
                 if len(batch):  # all its images may be broken
                     yield batch
         finally:
-            for _, futures in pending:
-                for future in futures:
-                    future.cancel()
+            for waiting in pending:
+                waiting.cancel()
 
-    def _begin(self, order: Indices, epoch: int, step: int) -> tuple[Batch, list[Future[Broken]]]:
+    def _begin(self, order: Indices, epoch: int, step: int) -> _Pending:
         """Return the batch while its images are still being written."""
         first = step * self.batch
         indices = order[first : first + self.batch].copy()
@@ -177,20 +208,38 @@ class Loader:
         mirror = (words[:, 2] & np.uint64(self._mirror)).astype(np.uint8)
         images = self._allocate((count, *self.split.image_shape), np.uint8)
         batch = Batch(images, self.split.labels[indices], top, left, mirror, indices)
-        return batch, self._reader.start(indices, images)
+        read = self._reader.start(indices, images)
+        distorted = None
+        if self._thread is not None:
+            distorted = self._thread.submit(self._distort_good, images, read, epoch, first)
+        return _Pending(batch, first, read, distorted)
 
-    def _finish(self, batch: Batch, futures: list[Future[Broken]]) -> Batch:
-        broken = [found for future in futures for found in future.result()]
+    def _distort_good(self, images: Pixels, read: list[Future[Broken]], epoch: int, first: int) -> None:
+        """Wait for the images of a batch, and distort them unless some are broken."""
+        if sum(len(future.result()) for future in read) == 0:
+            self._distort(images, epoch, first)
+
+    def _distort(self, images: Pixels, epoch: int, first: int) -> None:
+        if not self._distortion.is_identity:
+            distort(images, self._distortion, self.seed, epoch, first)
+
+    def _finish(self, pending: _Pending, epoch: int) -> Batch:
+        batch = pending.batch
+        broken = [found for future in pending.read for found in future.result()]
         if not broken:
+            if pending.distorted is not None:
+                pending.distorted.result()
             return batch
         for place, reason in broken:
             self.split.skip(int(batch.indices[place]), reason)
-        if not self._drop_last:
-            good = np.setdiff1d(np.arange(len(batch)), [place for place, _ in broken])
-            return Batch(*(array[good] for array in vars(batch).values()))
-        for place, _ in broken:
-            self._replace(batch, place)
-        return batch
+        if self._drop_last:
+            for place, _ in broken:
+                self._replace(batch, place)
+        self._distort(batch.images, epoch, pending.first)
+        if self._drop_last:
+            return batch
+        good = np.setdiff1d(np.arange(len(batch)), [place for place, _ in broken])
+        return Batch(*(array[good] for array in vars(batch).values()))
 
     def _replace(self, batch: Batch, place: int) -> None:
         """Put the next good image of the split, with its own label, in the place of a broken one."""

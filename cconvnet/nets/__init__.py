@@ -46,7 +46,19 @@ from cconvnet.nets.specs import (
     lrn_alpha,
 )
 from cconvnet.nets.table import NetTable
-from cconvnet.nets.values import CONSTANT, CURVES, NEURONS, RELU, Init, Neuron, Pair, RateCurve, gaussian
+from cconvnet.nets.values import (
+    CONSTANT,
+    CURVES,
+    NEURONS,
+    NO_DISTORTION,
+    RELU,
+    Distortion,
+    Init,
+    Neuron,
+    Pair,
+    RateCurve,
+    gaussian,
+)
 
 __all__ = [
     "CONSTANT",
@@ -55,12 +67,14 @@ __all__ = [
     "LAYER_TYPES",
     "NAMES",
     "NEURONS",
+    "NO_DISTORTION",
     "RELU",
     "BlurSpec",
     "ConcatSpec",
     "ContrastNormSpec",
     "ConvSpec",
     "CostSpec",
+    "Distortion",
     "DropoutSpec",
     "FcSpec",
     "FilterSpec",

@@ -8,7 +8,7 @@ from typing import Any
 
 from cconvnet.nets.recipe import LrStep, NetSpec
 from cconvnet.nets.specs import LayerSpec
-from cconvnet.nets.values import Init, Neuron, RateCurve
+from cconvnet.nets.values import Distortion, Init, Neuron, RateCurve
 
 
 def compare(one: NetSpec, other: NetSpec) -> list[list[str]]:
@@ -74,9 +74,15 @@ def value_text(value: Any) -> Any:
                 return value.kind
             steps = f" in {value.steps} steps" if value.kind in ("dexp", "jdexp") else ""
             power = f" of power {value.power:g}" if value.kind == "poly" else ""
+            if value.kind == "epochs":
+                last = "" if value.factor is None else f" down to 1/{value.factor:g}"
+                return f"x{value.power:g} an epoch{last}"
             noise = f", noise {value.noise:g}" if value.noise else ""
             end = "0" if value.factor is None else f"1/{value.factor:g}"
             return f"{value.kind} to {end}{steps}{power}{noise}"
+        case Distortion():
+            limits = dataclasses.asdict(value).items()
+            return "none" if value.is_identity else ", ".join(f"{name} {limit:g}" for name, limit in limits)
         case LrStep():
             whose = f" {','.join(value.layers)}" if value.layers else ""
             of = "" if value.of == "both" else f" {value.of}s"

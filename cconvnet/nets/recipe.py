@@ -11,7 +11,16 @@ from cconvnet.checks import MAX_SIDE, finite_fields, real, whole
 from cconvnet.errors import nearest
 from cconvnet.nets.specs import CostSpec, LayerSpec
 from cconvnet.nets.table import NetTable, table_of
-from cconvnet.nets.values import CONSTANT, Pair, RateCurve, as_pair, one_of, require
+from cconvnet.nets.values import (
+    CONSTANT,
+    NO_DISTORTION,
+    Distortion,
+    Pair,
+    RateCurve,
+    as_pair,
+    one_of,
+    require,
+)
 
 
 @dataclass(frozen=True)
@@ -87,6 +96,7 @@ class TrainRecipe:
         color_noise_epochs: how many epochs the noise lasts; None: all.
         color_noise_shrinks: whether the noisy input is then divided by 1 + color_noise, as the original
             program did.
+        distort: the distortion of training images, before the crop.
     """
 
     batch: int
@@ -104,6 +114,7 @@ class TrainRecipe:
     color_noise: float = 0.0
     color_noise_epochs: float | None = None
     color_noise_shrinks: bool = False
+    distort: Distortion = NO_DISTORTION
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "steps", tuple(self.steps))

@@ -10,12 +10,12 @@ from typing import Any, TypeVar
 from cconvnet.errors import nearest
 from cconvnet.nets.recipe import InputSpec, LrStep, NetSpec, TrainRecipe
 from cconvnet.nets.specs import LAYER_TYPES, LayerSpec
-from cconvnet.nets.values import Init, Neuron, RateCurve
+from cconvnet.nets.values import NO_DISTORTION, Distortion, Init, Neuron, RateCurve
 
 T = TypeVar("T")
 
 # Fields that layers did not always have, with the values by which they compute as before. These are left out,
-# so that the networks of older versions are described as ever.
+# so that the networks of older versions are described as ever. So is the distortion of a recipe without one.
 _LATER: dict[str, Any] = {"dilation": (1, 1), "count_padding": False, "train_only": False}
 
 
@@ -27,6 +27,8 @@ def spec_to_dict(spec: NetSpec) -> dict[str, Any]:
         for name, default in _LATER.items():
             if layer_values.get(name) == default:
                 del layer_values[name]
+    if spec.recipe.distort == NO_DISTORTION:
+        del values["recipe"]["distort"]
     # asdict keeps tuples. JSON gives lists back, and both forms must be the same.
     return _lists(values)  # type: ignore[no-any-return]
 
@@ -68,6 +70,7 @@ def recipe_from_dict(values: dict[str, Any]) -> TrainRecipe:
         values,
         steps=lambda steps: tuple(_build(LrStep, "recipe: steps", step) for step in steps),
         schedule=lambda curve: _build(RateCurve, "recipe: schedule", curve),
+        distort=lambda limits: _build(Distortion, "recipe: distort", limits),
     )
 
 

@@ -12,8 +12,8 @@ from cconvnet.errors import nearest
 Pair = tuple[int, int]
 Padding = tuple[int | Pair, int | Pair]  # (vertical, horizontal); a pair is (before, after)
 NEURONS = ("linear", "relu", "tanh", "logistic", "softrelu", "abs", "square", "sqrt", "brelu")
-CURVES = ("constant", "linear", "exp", "dexp", "jdexp", "cosine", "poly")
-_TO_ZERO = ("linear", "cosine", "poly")  # curves that may end at 0
+CURVES = ("constant", "linear", "exp", "dexp", "jdexp", "cosine", "poly", "epochs")
+_TO_ZERO = ("linear", "cosine", "poly", "epochs")  # curves that may end at 0
 
 
 def require(ok: bool, message: str) -> None:
@@ -108,11 +108,13 @@ class RateCurve:
     Attributes:
         kind: ``constant``; ``linear``; ``exp``, by equal ratios; ``dexp``, likewise in `steps` steps;
             ``jdexp``, the same with a step back in the middle of each; ``cosine``, half a period of it;
-            ``poly``, a power of the part of the run that is left.
-        factor: the first rate divided by the last. None: ``linear``, ``cosine`` and ``poly`` fall to 0.
+            ``poly``, a power of the part of the run that is left; ``epochs``, by equal ratios, an epoch at a
+            time, whatever the length of the run.
+        factor: the first rate divided by the last. None: ``linear``, ``cosine`` and ``poly`` fall to 0, and
+            ``epochs`` goes on.
         steps: of ``dexp`` and ``jdexp``.
         noise: every step multiplies the rate by 1 + noise * |z|, z normally distributed.
-        power: of ``poly``.
+        power: of ``poly``; of ``epochs`` what each epoch multiplies, below 1.
     """
 
     kind: str
@@ -131,6 +133,43 @@ class RateCurve:
         real("noise", self.noise, low=0)
         whole("steps", self.steps, 1)
         real("power", self.power, above=0)
+        require(
+            self.kind != "epochs" or self.power < 1,
+            f"power must be below 1 of the curve epochs, not {self.power}",
+        )
 
 
 CONSTANT = RateCurve("constant", 1.0)
+
+
+@dataclass(frozen=True)
+class Distortion:
+    """The limits of what distorts training images; :mod:`cconvnet.data.distortion` has the formulas.
+
+    Attributes:
+        rotation: the largest angle in degrees, in either direction.
+        scaling: the largest change of height and of width, each on its own, in percent.
+        translation: the largest shift, in percent of height and width.
+        alpha: multiplies the smoothed noise of displacements, in pixels; 0: no elastic field.
+        sigma: the standard deviation, in pixels, of the Gaussian that smooths the noise.
+    """
+
+    rotation: float = 0.0
+    scaling: float = 0.0
+    translation: float = 0.0
+    alpha: float = 0.0
+    sigma: float = 6.0
+
+    def __post_init__(self) -> None:
+        highest = {"rotation": 180, "scaling": 90, "translation": 100, "alpha": 10_000, "sigma": 1000}
+        for name, high in highest.items():
+            low = 0.1 if name == "sigma" else 0.0
+            object.__setattr__(self, name, real(name, getattr(self, name), low=low, high=high))
+
+    @property
+    def is_identity(self) -> bool:
+        """True if images stay as they are."""
+        return not (self.rotation or self.scaling or self.translation or self.alpha)
+
+
+NO_DISTORTION = Distortion()

@@ -13,7 +13,7 @@ from cconvnet import data, ops
 from cconvnet.checks import MAX_SEED, whole
 from cconvnet.data.color_noise import color_shifts
 from cconvnet.data.statistics import gather
-from cconvnet.nets import NetSpec
+from cconvnet.nets import NetSpec, value_text
 from cconvnet.system.outputs import save_picture
 
 _GAP = 4  # pixels
@@ -26,8 +26,9 @@ Pixels = npt.NDArray[np.uint8]
 def augmented(images: Pixels, spec: NetSpec, epochs: int, seed: int = 0, colors: Any = None) -> list[Pixels]:
     """Augment stored images as training would.
 
-    The loader chooses crops and mirror images, and the input kernel applies them. The mean image is not
-    subtracted: it would have to be added back for viewing. Values are rounded and clipped to 0..255.
+    The loader distorts images and chooses crops and mirror images, and the input kernel applies these. The
+    mean image is not subtracted: it would have to be added back for viewing. Values are rounded and clipped
+    to 0..255.
 
     Args:
         images: uint8[n,H,W,C].
@@ -50,6 +51,7 @@ def augmented(images: Pixels, spec: NetSpec, epochs: int, seed: int = 0, colors:
         random_crop=recipe.crop or recipe.pad > 0,
         pad=recipe.pad,
         mirror=recipe.mirror,
+        distortion=recipe.distort,
         shuffle=False,
     ) as loader:
         for epoch in range(epochs):
@@ -156,5 +158,6 @@ def write_sheet(
     place = "random" if recipe.crop or recipe.pad else "centre"
     say(
         f"{len(rows)} images, {epochs} epochs: {place} crops of {size}, "
-        f"{'mirror images' if recipe.mirror else 'no mirror images'}, {noise}"
+        f"{'mirror images' if recipe.mirror else 'no mirror images'}, {noise}, "
+        f"distortion: {value_text(recipe.distort)}"
     )

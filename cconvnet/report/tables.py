@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from cconvnet import nets, runs
-from cconvnet.nets import RateCurve, value_text
+from cconvnet.nets import Distortion, RateCurve, value_text
 from cconvnet.report.markup import Markup, join, table, tag
 from cconvnet.report.opened import FAILURES, Opened
 from cconvnet.report.words import day, percent
@@ -96,6 +96,8 @@ def _value(key: str, value: Any) -> str:
         return ", ".join(_lr_step(step) for step in value) or "none"
     if key == "lr_schedule":
         return str(value_text(RateCurve(**value)))
+    if key == "distort":
+        return str(value_text(Distortion(**value)))
     if isinstance(value, dict):
         return ", ".join(f"{name} {part}" for name, part in value.items()) or "none"
     if key == "image_shape":

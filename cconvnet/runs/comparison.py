@@ -162,6 +162,8 @@ def _row(name: str, values: Sequence[Any]) -> list[str]:
 def _setting(name: str, value: Any) -> str:
     if name == "lr_schedule":
         return str(nets.value_text(nets.RateCurve(**value)))
+    if name == "distort":
+        return str(nets.value_text(nets.Distortion(**value)))
     return _short(value)
 
 

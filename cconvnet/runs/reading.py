@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from cconvnet.errors import CheckpointError
-from cconvnet.nets import CONSTANT
+from cconvnet.nets import CONSTANT, NO_DISTORTION
 from cconvnet.runs import checkpoint
 from cconvnet.runs.checkpoint import Checkpoint, Folder
 
@@ -19,6 +19,7 @@ from cconvnet.runs.checkpoint import Checkpoint, Folder
 # The settings that later versions added, with the values that a run had before.
 _OLDER: dict[str, Any] = {
     "lr_schedule": dataclasses.asdict(CONSTANT),
+    "distort": dataclasses.asdict(NO_DISTORTION),
     **{"warmup": 0.0, "warmup_from": 0.1, "weight_decay": None, "pad": 0},
 }
 MACHINE = ("commit", "module", "chip", "cores", "host", "system")

@@ -11,12 +11,12 @@ import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from cconvnet import checks
 from cconvnet.checks import MAX_FLOAT32, MAX_INT32
 from cconvnet.errors import nearest
-from cconvnet.nets import CONSTANT, LrStep, RateCurve
+from cconvnet.nets import CONSTANT, NO_DISTORTION, Distortion, LrStep, RateCurve
 
 _DEVICE = re.compile(r"[0-9]{1,9}|[a-z]+(?::[0-9]{1,9})?")
 _TENTH = 0.1  # the factor of an epoch that --lr-steps names
@@ -111,7 +111,8 @@ def parse_lr_plateau(given: Any) -> int | None:
 def parse_lr_schedule(given: Any) -> RateCurve:
     """Read a curve from a text such as "cosine" or "cosine:0.01", or from a table with RateCurve's fields.
 
-    The number after a colon is the last rate as a part of the first; of "poly" it is the power.
+    The number after a colon is the last rate as a part of the first. Of "poly" it is the power, and of
+    "epochs" what each epoch multiplies, with the last rate behind another colon.
 
     Raises:
         ValueError: It has another form.
@@ -138,10 +139,36 @@ def _curve_of_text(given: Any) -> RateCurve:
         return RateCurve(kind, 1 / value)
     if kind == "poly" and 0 < value <= MAX_FLOAT32:
         return RateCurve(kind, None, power=value)
+    if kind == "epochs":
+        each, colon, end = number.partition(":")
+        factor, last = _number(each), _number(end) if colon else 1.0
+        if 0 < factor < 1 and 0 < last <= 1:
+            return RateCurve(kind, 1 / last if colon else None, power=factor)
     raise ValueError(
         "--lr-schedule must be constant, cosine, linear or poly:POWER, which end at 0, or cosine:END, "
-        f"linear:END or exp:END with END the last rate's part of the first, not {given!r}"
+        "linear:END, exp:END or epochs:FACTOR:END with END the last rate's part of the first and FACTOR "
+        f"what each epoch multiplies, not {given!r}"
     )
+
+
+def parse_distort(given: Any) -> Distortion:
+    """Read limits from a text such as "rotation=15,alpha=36", or from a table with Distortion's fields.
+
+    Raises:
+        ValueError: It has another form.
+    """
+    if isinstance(given, Distortion):
+        return given
+    if given == "none":
+        return NO_DISTORTION
+    limits = {name: _number(value) for name, value in _pairs(given)}
+    fields = [field.name for field in dataclasses.fields(Distortion)]
+    for name, value in limits.items():
+        if name not in fields:
+            raise ValueError(nearest("--distort: a limit", name, fields))
+        if math.isnan(value):
+            raise ValueError(f"--distort must be like rotation=15,alpha=36, or none, not {given!r}")
+    return cast(Distortion, _of_table(Distortion, "--distort", limits))
 
 
 def parse_lr_scale(given: Any) -> dict[str, float]:
@@ -193,6 +220,8 @@ def plain(value: Any) -> Any:
     match value:
         case Path():
             return str(value)
+        case Distortion():
+            return "none" if value == NO_DISTORTION else dataclasses.asdict(value)
         case LrStep(factor=factor, layers=(), of="both") if factor == _TENTH:
             return int(value.epoch) if float(value.epoch).is_integer() else value.epoch
         case LrStep():

@@ -22,13 +22,14 @@ from typing import Any, Literal
 
 from cconvnet import nets
 from cconvnet.checks import MAX_INT32, MAX_SEED, MAX_SIDE, MAX_TOWERS
-from cconvnet.nets import LrStep, NetSpec, RateCurve, TrainRecipe
+from cconvnet.nets import Distortion, LrStep, NetSpec, RateCurve, TrainRecipe
 from cconvnet.training.option_values import (
     Range,
     Real,
     RealOfEach,
     Whole,
     parse_device_names,
+    parse_distort,
     parse_freeze,
     parse_lr_plateau,
     parse_lr_scale,
@@ -47,6 +48,7 @@ __all__ = [
     "Real",
     "Whole",
     "parse_device_names",
+    "parse_distort",
     "parse_freeze",
     "parse_lr_plateau",
     "parse_lr_scale",
@@ -186,6 +188,16 @@ class Options:
         recipe="color_noise",
         on_resume="take",
     )
+    distort: Distortion | None = _option(
+        IMAGES,
+        "Distort training images, anew in each epoch, by at most rotation=15 degrees, scaling=15 and "
+        "translation=5 percent, and an elastic field of alpha=36 and sigma=6 pixels, separated by commas; or "
+        "none. The network's own if not given.",
+        "LIMITS",
+        parse=parse_distort,
+        recipe="distort",
+        on_resume="take",
+    )
     batch: int | None = _option(
         LENGTH,
         "Images per step; the network's own if not given.",
@@ -224,10 +236,11 @@ class Options:
     lr_schedule: RateCurve | None = _option(
         RATES,
         "Curve of the rate over the run: constant; cosine, linear or poly:POWER, which end at 0; cosine:END, "
-        "linear:END or exp:END, which end at this part of the rate. A curve that falls replaces the "
+        "linear:END or exp:END, which end at this part of the rate; or epochs:FACTOR, such as epochs:0.993, "
+        "which each epoch multiplies, down to END of epochs:FACTOR:END. A curve that falls replaces the "
         "network's own steps and plateau.",
         "CURVE",
-        choices=("constant", "cosine", "linear", "poly:", "exp:"),
+        choices=("constant", "cosine", "linear", "poly:", "exp:", "epochs:"),
         parse=parse_lr_schedule,
         recipe="schedule",
         on_resume="take",

@@ -73,23 +73,25 @@ class StepSchedule:
         if epoch < self.warmup:
             return self.warmup_from + (1 - self.warmup_from) * (epoch / self.warmup)
         left = epochs - self.warmup
-        return curve_factor(self.curve, min(1.0, (epoch - self.warmup) / left) if left > 0 else 1.0)
+        progress = min(1.0, (epoch - self.warmup) / left) if left > 0 else 1.0
+        return curve_factor(self.curve, progress, epoch - self.warmup)
 
 
-def curve_factor(curve: RateCurve, progress: float) -> float:
+def curve_factor(curve: RateCurve, progress: float, epoch: float = 0.0) -> float:
     """Return the factor of a rate's curve, from 1 at the run's beginning to 1 / curve.factor at its end.
 
     With f the factor, n the steps and p the progress: ``constant`` 1; ``linear`` 1 - p + p/f; ``exp`` f^-p;
     ``dexp`` f^(-i/(n-1)) in the i-th of n equal parts, 1/f if n is 1; ``jdexp`` the same, but between
     progress 0.2 and 0.9 the second half of a part has the geometric mean of its own factor and the part's
-    before; ``cosine`` 1/f + (1 - 1/f) (1 + cos(pi p)) / 2; ``poly`` 1/f + (1 - 1/f) (1 - p)^power. Without a
-    factor 1/f is 0.
+    before; ``cosine`` 1/f + (1 - 1/f) (1 + cos(pi p)) / 2; ``poly`` 1/f + (1 - 1/f) (1 - p)^power; ``epochs``
+    power^e in epoch e, which is whole, but at least 1/f. Without a factor 1/f is 0.
     Sources: the original program's lr.cu; for ``cosine`` Loshchilov and Hutter 2017, "SGDR: Stochastic
     Gradient Descent with Warm Restarts", equation 5, without restarts; for ``poly`` Caffe's solver.
 
     Args:
         curve: The curve.
         progress: The part of the run that is done, from 0 to 1.
+        epoch: Of ``epochs``: the epoch since the curve's beginning, counted from 0, parts included.
     """
     if curve.kind == "constant":
         return 1.0
@@ -98,6 +100,8 @@ def curve_factor(curve: RateCurve, progress: float) -> float:
         return 1 - progress + progress * last
     if curve.kind == "cosine":
         return last + (1 - last) * (1 + math.cos(math.pi * progress)) / 2
+    if curve.kind == "epochs":
+        return max(last, float(curve.power ** math.floor(epoch)))
     if curve.kind == "poly":
         return float(last + (1 - last) * (1 - progress) ** curve.power)
     assert curve.factor is not None
@@ -193,7 +197,7 @@ class Rates:
     def _of_curve(self, name: str, curve: RateCurve | None, epoch: float, step: int) -> float:
         if curve is None:
             return 1.0
-        factor = curve_factor(curve, min(1.0, epoch / self._epochs))
+        factor = curve_factor(curve, min(1.0, epoch / self._epochs), epoch)
         if curve.noise:
             # A function of the step, so that a resumed run draws the same.
             draws = np.random.Philox(key=[self._seed, zlib.crc32(name.encode())], counter=step)

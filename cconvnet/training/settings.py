@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from cconvnet.data import Source
 from cconvnet.data.preprocessing import CURRENT, Preprocessing
 from cconvnet.evaluate import Tally
-from cconvnet.nets import CONSTANT, LrStep, NetSpec, RateCurve, TrainRecipe
+from cconvnet.nets import CONSTANT, NO_DISTORTION, Distortion, LrStep, NetSpec, RateCurve, TrainRecipe
 from cconvnet.nets.transform import decayed
 from cconvnet.runs.reading import RunError
 from cconvnet.training.options import DESCRIPTIONS, Options
@@ -52,6 +52,7 @@ class Settings:
         warmup_from: The first rate of the warm-up, as a part of `lr`.
         weight_decay: Of all weights; None: the network's own, layer by layer.
         pad: The pixels of zeros around images into which random crops may reach.
+        distort: The distortion of training images.
         preprocessing: The rules by which image files are read.
         pictures: The fingerprints of the data that the run began with; see :mod:`cconvnet.data.fingerprint`.
     """
@@ -83,6 +84,7 @@ class Settings:
     warmup_from: float = 0.1
     weight_decay: float | None = None
     pad: int = 0
+    distort: Distortion = NO_DISTORTION
     preprocessing: Preprocessing = CURRENT
     pictures: dict[str, str] = dataclasses.field(default_factory=dict)
 
@@ -111,9 +113,10 @@ class Settings:
         return _restored(
             cls,
             "settings",
-            {"preprocessing": None, "lr_schedule": dataclasses.asdict(CONSTANT), **values},
+            {"preprocessing": None, "lr_schedule": dataclasses.asdict(CONSTANT), "distort": {}, **values},
             lr_steps=lambda steps: tuple(LrStep(**step) for step in steps),
             lr_schedule=lambda curve: RateCurve(**curve),
+            distort=lambda limits: Distortion(**limits),
             preprocessing=Preprocessing.recorded,
         )
 

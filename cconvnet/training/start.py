@@ -82,6 +82,7 @@ _CHANGES = {
     "crop": "random crops",
     "pad": "padding of random crops",
     "mirror": "mirror images",
+    "distort": "distortion",
 }
 
 

@@ -243,8 +243,15 @@ class Trainer:
     def train_loader(self, options: Options) -> data.Loader:
         """Open the training images."""
         settings = self.settings
-        augmentation = {"random_crop": settings.crop, "pad": settings.pad, "mirror": settings.mirror}
-        return self._loader(self.source.train, options, seed=settings.seed, **augmentation)
+        return self._loader(
+            self.source.train,
+            options,
+            seed=settings.seed,
+            random_crop=settings.crop,
+            pad=settings.pad,
+            mirror=settings.mirror,
+            distortion=settings.distort,
+        )
 
     def test_loader(self, options: Options) -> data.Loader:
         """Open the test images."""

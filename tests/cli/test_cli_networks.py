@@ -6,6 +6,7 @@ import json
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from helpers.commands import pictures, refuse, run, succeed
 from PIL import Image
@@ -57,7 +58,22 @@ def test_augment_draws_a_sheet(tmp_path: Path) -> None:
         assert picture.size == (3 * 100 + 4, 4 * 100 + 4)
     padded = succeed("augment", *arguments, "--pad", 4, "--mirror", "--crop", 24)
     assert "random crops of 24x24 of 32x32 padded by 4, mirror images, no colour noise" in padded
+    assert padded.splitlines()[-2].endswith("no colour noise, distortion: none")
     assert "--images must be at most 6" in refuse("augment", *arguments, "--images", 7)
+
+
+def test_augment_draws_distorted_digits(tmp_path: Path) -> None:
+    plain, distorted = tmp_path / "plain.png", tmp_path / "distorted.png"
+    arguments = ("augment", "--net", "lenet", "--images", 2, "--epochs", 2, "--out")
+    succeed(*arguments, plain)
+    shown = succeed(*arguments, distorted, "--distort", "rotation=20,alpha=8,sigma=3")
+    assert "distortion: rotation 20, scaling 0, translation 0, alpha 8, sigma 3" in shown
+    with Image.open(plain) as before, Image.open(distorted) as after:
+        one, other = np.asarray(before), np.asarray(after)
+    # The stored images are in the first column, of 96 pixels between margins of 4.
+    assert np.array_equal(one[:, :104], other[:, :104])
+    assert not np.array_equal(other[:, 104:200], one[:, 104:200])
+    assert not np.array_equal(other[:, 104:200], other[:, 204:300])
 
 
 @pytest.fixture

@@ -11,7 +11,9 @@ from helpers.small_networks import BRANCHES
 import cconvnet as cc
 from cconvnet import nets
 from cconvnet.nets import (
+    Distortion,
     NetSpec,
+    TrainRecipe,
     compare,
     lrn_alpha,
     spec_from_dict,
@@ -34,6 +36,17 @@ def test_fields_of_later_versions_are_only_described_where_they_count() -> None:
         assert spec_from_dict(json.loads(json.dumps(spec_to_dict(spec)))) == spec
     assert spec_to_dict(later)["layers"][2]["dilation"] == [2, 2]
     assert spec_to_dict(later)["layers"][2]["padding"] == [[0, 1], 1]
+
+
+def test_a_recipe_s_distortion_survives_json() -> None:
+    x = cc.image(9, 9).fc(2)
+    recipe = TrainRecipe(8, 2, 0.1, distort=Distortion(rotation=15, alpha=36, sigma=5))
+    assert "distort" not in spec_to_dict(x.softmax())["recipe"]
+    values = json.loads(json.dumps(spec_to_dict(x.softmax("distorted", recipe))))
+    assert spec_from_dict(values).recipe == recipe
+    values["recipe"]["distort"]["rotation"] = 200
+    with pytest.raises(ValueError, match="rotation must be at most 180"):
+        spec_from_dict(values)
 
 
 def test_equal_padding_on_both_sides_is_one_number() -> None:

@@ -12,7 +12,7 @@ from helpers.commands import Listener, refuse, succeed
 from helpers.training import assert_same_run, colored_pictures, run_training
 
 from cconvnet import nets, runs
-from cconvnet.nets import LrStep, RateCurve
+from cconvnet.nets import Distortion, LrStep, RateCurve
 from cconvnet.training.option_files import NAME, read, values_of
 from cconvnet.training.options import AUTO, DESCRIPTIONS, Options
 from cconvnet.training.session import train
@@ -96,6 +96,7 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
 EVERYTHING: dict[str, Any] = {
     **{"lr_schedule": RateCurve("poly", None, power=2.0), "lr_steps": (LrStep(1, 0.5, ("conv1",)),)},
     **{"warmup": 0.5, "momentum": 0.8, "weight_decay": 0.01, "pad": 2, "mirror": True, "towers": 1},
+    "distort": Distortion(rotation=10, scaling=5, translation=5, alpha=3, sigma=2),
     **{"lr_scale": {"conv1": 0.5}, "freeze": ("conv2",), "place": {"fc2": "cpu:1"}, "epochs": 1},
 }
 

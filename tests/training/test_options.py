@@ -10,9 +10,10 @@ from typing import get_args, get_origin, get_type_hints
 import pytest
 
 from cconvnet.cli.train import train as command
-from cconvnet.nets import CONSTANT, LrStep
+from cconvnet.nets import CONSTANT, NO_DISTORTION, Distortion, LrStep
 from cconvnet.nets.recipe import TrainRecipe
-from cconvnet.training.options import DESCRIPTIONS, Options, parse_lr_schedule
+from cconvnet.training.option_values import plain
+from cconvnet.training.options import DESCRIPTIONS, Options, parse_distort, parse_lr_schedule
 from cconvnet.training.settings import Settings
 
 KEPT = [name for name, option in DESCRIPTIONS.items() if option.on_resume is not None]
@@ -72,6 +73,38 @@ def test_a_recipe_gives_what_is_not_asked_for() -> None:
     for name, value in zip(KEPT, values.values(), strict=True):
         if DESCRIPTIONS[name].recipe is not None and name != "lr":
             assert value == getattr(recipe, str(DESCRIPTIONS[name].recipe)), name
+
+
+@pytest.mark.parametrize(
+    ("text", "limits"),
+    [
+        ("none", NO_DISTORTION),
+        ("rotation=15", Distortion(rotation=15)),
+        ("rotation=15, scaling=10,translation=5,alpha=36,sigma=4.5", Distortion(15, 10, 5, 36, 4.5)),
+    ],
+)
+def test_distortions_are_read_as_they_are_written(text: str, limits: Distortion) -> None:
+    assert parse_distort(text) == parse_distort(limits) == parse_distort(plain(limits)) == limits
+    assert (
+        Options(distort=limits).settings(TrainRecipe(7, 3, 0.2, distort=Distortion(1)))["distort"] == limits
+    )
+    assert Options().settings(TrainRecipe(7, 3, 0.2, distort=limits))["distort"] == limits
+
+
+@pytest.mark.parametrize(
+    ("wrong", "error"),
+    [
+        ("rotate=3", "--distort: a limit must be one of .*not 'rotate'; did you mean 'rotation'"),
+        ("rotation", "--distort must be like rotation=15,alpha=36, or none, not 'rotation'"),
+        ("rotation=-1", "--distort: rotation must be at least 0"),
+        ("scaling=100", "--distort: scaling must be at most 90"),
+        ("sigma=0", "--distort: sigma must be at least 0.1"),
+        ("", "--distort: a limit must be one of"),
+    ],
+)
+def test_distortions_that_make_no_sense(wrong: str, error: str) -> None:
+    with pytest.raises(ValueError, match=error):
+        parse_distort(wrong)
 
 
 def test_options_imply_others() -> None:

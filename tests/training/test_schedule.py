@@ -101,6 +101,20 @@ def test_a_network_may_have_a_schedule() -> None:
         RateCurve("exp", None)
 
 
+def test_a_rate_falls_by_a_factor_an_epoch_down_to_its_last() -> None:
+    """Whatever the length of the run: 0.993 from 0.001 to 0.00003 takes 500 epochs."""
+    curve = RateCurve("epochs", 0.001 / 0.00003, power=0.993)
+    for epochs in (10, 800):
+        schedule = StepSchedule(0.001, curve=curve, warmup=2)
+        rates = [
+            schedule.lr * schedule.course(2 + epoch, epochs) for epoch in (0, 0.9, 1, 2.5, 400, 499, 501, 798)
+        ]
+        expected = [0.001 * 0.993**e for e in (0, 0, 1, 2, 400, 499)] + [0.00003, 0.00003]
+        assert rates == pytest.approx(expected, rel=1e-12)
+    with pytest.raises(ValueError, match="power must be below 1 of the curve epochs, not 1"):
+        RateCurve("epochs", None)
+
+
 @pytest.mark.parametrize(
     ("text", "curve"),
     [
@@ -111,6 +125,8 @@ def test_a_network_may_have_a_schedule() -> None:
         ("linear:0.5", RateCurve("linear", 2.0)),
         ("exp:0.25", RateCurve("exp", 4.0)),
         ("poly:2", RateCurve("poly", None, power=2.0)),
+        ("epochs:0.993", RateCurve("epochs", None, power=0.993)),
+        ("epochs:0.993:0.03125", RateCurve("epochs", 32.0, power=0.993)),
     ],
 )
 def test_schedules_are_read_as_they_are_written(text: str, curve: RateCurve) -> None:
@@ -119,7 +135,10 @@ def test_schedules_are_read_as_they_are_written(text: str, curve: RateCurve) -> 
 
 @pytest.mark.parametrize(
     "wrong",
-    ["", "cos", "cosine:", "cosine:0", "cosine:2", "exp", "poly", "poly:0", "constant:1", "exp:nan", 3],
+    [
+        *("", "cos", "cosine:", "cosine:0", "cosine:2", "exp", "poly", "poly:0", "constant:1", "exp:nan", 3),
+        *("epochs", "epochs:1", "epochs:0", "epochs:0.9:", "epochs:0.9:2", "epochs:0.9:0"),
+    ],
 )
 def test_schedules_that_make_no_sense(wrong: object) -> None:
     with pytest.raises(ValueError, match="--lr-schedule must be constant, cosine, linear or poly:POWER"):

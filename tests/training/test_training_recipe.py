@@ -12,7 +12,7 @@ from helpers.commands import Listener
 from helpers.training import assert_same_run, resume, run_training, steps_in_log, tensors_of
 
 from cconvnet import runs
-from cconvnet.nets import CONSTANT
+from cconvnet.nets import CONSTANT, Distortion
 from cconvnet.runs import checkpoint
 from cconvnet.runs.checkpoint import Folder
 from cconvnet.runs.reading import settings_of
@@ -23,7 +23,7 @@ COSINE = parse_lr_schedule("cosine:0.01")
 # 45 steps are an epoch: the warm-up ends after 68 of 90.
 RECIPE: dict[str, Any] = {
     **{"lr_schedule": COSINE, "warmup": 1.5, "warmup_from": 0.25, "momentum": 0.8, "weight_decay": 0.01},
-    **{"mirror": True, "pad": 2},
+    **{"mirror": True, "pad": 2, "distort": Distortion(rotation=10, alpha=2, sigma=1)},
 }
 
 
@@ -62,11 +62,13 @@ def test_a_recipe_may_be_changed_by_hand(tmp_path: Path) -> None:
         "random crops: on from here on, it was off",
         "padding of random crops: 2 from here on, it was 0",
         "mirror images: on from here on, it was off",
+        "distortion: rotation 10, scaling 0, translation 0, alpha 2, sigma 1 from here on, it was none",
     ]
     # What is not asked for anew stays.
     resume(out, listener, steps=25, momentum=0.5)
     settings = Settings.from_dict(runs.find_checkpoint(out)[1].settings)
     assert (settings.momentum, settings.weight_decay, settings.pad) == (0.5, 0.01, 2)
+    assert settings.distort == RECIPE["distort"]
     spec = runs.find_checkpoint(out)[1].spec
     assert {layer["weight_decay"] for layer in spec["layers"] if "weight_decay" in layer} == {0.01}
 
@@ -75,7 +77,7 @@ def test_settings_of_an_older_version_are_read(tmp_path: Path) -> None:
     run_training(out=tmp_path / "run", steps=1)
     settings = json.loads((tmp_path / "run" / "config.json").read_text())["settings"]
     now = Settings.from_dict(settings)
-    for name in ("lr_schedule", "warmup", "warmup_from", "weight_decay", "pad"):
+    for name in ("lr_schedule", "warmup", "warmup_from", "weight_decay", "pad", "distort"):
         del settings[name]
     assert Settings.from_dict(settings) == now
     assert settings_of({"settings": settings}) == runs.read_config(tmp_path / "run")["settings"]
