@@ -172,11 +172,12 @@ def step(
             arguments = {**common, "ordinal": used[0].ordinal if on_gpu else None}
             notes: dict[str, Any] = {"environment": {} if on_gpu else RAISED_MALLOC}
             result["peers"]["pytorch"] = notes
-            sides[0].losses = worker.ask("first_steps", count=CHECKED_STEPS, lr=spec.recipe.lr)
+            rate = worker.ask("gentle_rate", lr=spec.recipe.lr)
+            sides[0].losses = worker.ask("first_steps", count=CHECKED_STEPS, lr=rate)
             for form in forms:
                 say(f"PyTorch {form}: the first {CHECKED_STEPS} steps are compared")
                 try:
-                    side = _checked(stack, peer, {**arguments, "form": form}, notes, sides[0], spec.recipe.lr)
+                    side = _checked(stack, peer, {**arguments, "form": form}, notes, sides[0], rate)
                 except PeerMissing as error:
                     say(str(error))
                     notes["missing"] = str(error)

@@ -259,7 +259,7 @@ def resolve(net: AnyNet) -> ChosenNet:
         if file.net is None:
             return BuiltNet(file)
         return FixedNet(file.net, str(net), "; define build(image_shape, classes) instead of net")
-    if "/" in str(net) or "." in str(net):
+    if str(net) not in nets.NAMES and ("/" in str(net) or "." in str(net)):
         raise ValueError(f"net must be a name, or a file that ends with .py or .json, not {str(net)!r}")
     for path in (f"{net}.py", f"{net}.json"):
         if str(net) not in nets.NAMES and Path(path).is_file():

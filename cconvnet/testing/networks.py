@@ -182,25 +182,12 @@ def _pool(name: str, hw: int, c: int, size: int, stride: int, *, kind: str = "ma
     return Layer(name, kind, {"h": hw, "w": hw, "c": c, **pairs, **rest})
 
 
-def _fc(name: str, c: int, k: int, relu: bool = False) -> Layer:
-    return Layer(name, "fc", {"c": c, "k": k}, neuron=RELU if relu else None, bias=True)
+def _fc(name: str, c: int, k: int) -> Layer:
+    return Layer(name, "fc", {"c": c, "k": k}, bias=True)
 
 
 def _lrn(name: str, hw: int, c: int, **rest: Any) -> Layer:
     return Layer(name, "lrn", {"h": hw, "w": hw, "c": c, **rest})
-
-
-def _vgg16() -> Iterator[Layer]:
-    hw, c = 224, 3
-    for stage, (k, count) in enumerate([(64, 2), (128, 2), (256, 3), (512, 3), (512, 3)], start=1):
-        for i in range(1, count + 1):
-            yield _conv(f"conv{stage}_{i}", hw, c, k, 3, padding=1)
-            c = k
-        yield _pool(f"pool{stage}", hw, c, 2, 2)
-        hw //= 2
-    yield _fc("fc6", 25088, 4096, relu=True)
-    yield _fc("fc7", 4096, 4096, relu=True)
-    yield _fc("fc8", 4096, 1000)
 
 
 def _googlenet() -> Iterator[Layer]:
@@ -255,7 +242,6 @@ def _resnet50() -> Iterator[Layer]:
 
 
 _LISTED: dict[str, Callable[[], Iterator[Layer]]] = {
-    "vgg16": _vgg16,
     "googlenet": _googlenet,
     "resnet50": _resnet50,
 }

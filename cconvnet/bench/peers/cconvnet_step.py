@@ -20,6 +20,7 @@ Array = np.ndarray[Any, Any]
 # Our side's files for the others: the first weights, images and labels; the dropout masks of the first steps;
 # the velocities after them. Every other side saves its velocities in a file named after its form and END.
 START, MASKS, END = "start.npz", "masks.npz", "end.npz"
+GENTLE = 0.05  # the part of the loss by which a step that is compared may lower it
 
 
 class OurStep:
@@ -50,6 +51,26 @@ class OurStep:
             "parameters": described["parameters"],
             "memory_bytes": described["memory_bytes"],
         }
+
+    def gentle_rate(self, lr: float) -> float:
+        """Return a rate up to `lr` at which a step lowers the loss by little, for steps that are compared.
+
+        Deep networks with their first weights may leap at their recipe's rate, where each step multiplies
+        differences of rounding. By the gradient, a step at the returned rate lowers the loss by GENTLE of it
+        at most. Weights and velocities stay as they are.
+        """
+        before = self.network.state()
+        self.training.lr = lr
+        loss = self.training.step()
+        after, fall = self.network.state(), 0.0
+        for name, parameter in self.network.parameters.items():
+            rate = lr * parameter.rate_factor
+            if rate > 0:
+                # From rest, the velocity is the step itself.
+                step = after[f"{name}.velocity"].astype(np.float64)
+                fall += float((step * step).sum()) / rate
+        self.network.load_state(before)
+        return lr * min(1.0, GENTLE * loss / fall) if fall > 0 else lr
 
     def first_steps(self, count: int, lr: float) -> list[float]:
         """Do `count` steps and return their losses; files in the folder let other sides do the same steps."""
