@@ -182,6 +182,29 @@ def prepare(
                 report.say(f"  {one['split']}: {one['name']}: {one['reason']}")
 
 
+@app.command(epilog=example("cconvnet data width data/mnist data/mnist-w14 --width 14"))
+def width(
+    src: Annotated[
+        str, typer.Argument(help="Folder of digits, such as MNIST's files, or 'digits'.", metavar="SRC")
+    ],
+    dst: Annotated[Path, typer.Argument(help="Folder for the digits of one width.", metavar="DST")],
+    width: Annotated[
+        int, typer.Option(help="Width of every digit's bounding box.", metavar="PIXELS", callback=pixels)
+    ],
+) -> None:
+    """Scale digits horizontally to one width, and write them as MNIST's files.
+
+    The columns of a multi-column network are trained on digits of several widths. The images keep their
+    order, so that `cconvnet evaluate` averages such columns.
+    """
+    from cconvnet.data import open_source, widths
+
+    source = open_source(src)
+    widths.write(source, width, dst)
+    counts = f"{len(source.train):,} training and {len(source.test):,} test digits"
+    print(f"{dst}: {counts} of {width} columns")
+
+
 def _find(data: str | None, report: Reporter) -> Dataset:
     """Find the data in a folder and report progress, because a million pictures take time."""
     from cconvnet.data import datasets

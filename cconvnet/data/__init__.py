@@ -19,6 +19,7 @@ The modules, in the order in which an image passes from its file to a batch:
 - ``preprocessing``, ``containers``, ``images``: the rules of decoding, and decoding itself.
 - ``workers``: processes that decode.
 - ``splits``, ``sources``: the training and test images of a source.
+- ``widths``: digits of one width.
 - ``statistics``, ``color_noise``: the mean image and the colours of all training images.
 - ``distortion``: training images under affine maps and elastic fields.
 - ``loader``: batches in an order that depends on the seed alone.

@@ -232,8 +232,9 @@ def evaluate_runs(
 
     Args:
         paths: Runs or checkpoints.
-        where: The data's folder, a file of arrays, arrays, or the data opened; that of the first run if not
-            given.
+        where: The data's folder, a file of arrays, arrays, or the data opened. If not given, each network is
+            tested on the data of its own run, all of which must have the same test images in one order, such
+            as digits of several widths.
         devices: The devices; the default one if not given.
         batch: Images per batch; each run's own if not given.
         best: Of runs, take the best checkpoint instead of the newest.
@@ -255,6 +256,7 @@ def evaluate_runs(
     files: list[Path] = []
     read_by: list[Preprocessing] = []
     known: list[dict[str, str]] = []
+    each: list[dict[str, Any]] = []
     settings: dict[str, Any] = {}
     for path in paths:
         file, checkpoint, skipped = runs.find_checkpoint(path, best)
@@ -268,49 +270,53 @@ def evaluate_runs(
                     f"{_short(checkpoint.settings[name])}, there {_short(settings[name])}"
                 )
         files.append(file)
+        each.append(checkpoint.settings)
         known.append(checkpoint.settings.get("pictures", {}))
         read_by.append(recorded_preprocessing(checkpoint))
-    sources: dict[Preprocessing, data.Source] = {}
+    sources: dict[tuple[Preprocessing, str, int | None], data.Source] = {}
 
-    def source_of(rules: Preprocessing) -> data.Source:
+    def source_of(number: int) -> data.Source:
         """Open the data by the rules of a network's training."""
         if isinstance(where, data.Source):
             return where
-        if rules not in sources:
+        own, rules = (each[number] if where is None else settings), read_by[number]
+        given = datasets.from_settings(own["data"], runs.folder_of(files[number])) if where is None else where
+        key = rules, str(given), own["size"]
+        if key not in sources:
             # Without a cache no image is decoded before it is read: training images never are.
-            sources[rules] = data.open_source(
-                datasets.from_settings(settings["data"], runs.folder_of(files[0]))
-                if where is None
-                else where,
-                settings["size"],
-                cache_bytes=0,
-                preprocessing=rules,
-            )
-            found = sources[rules].preprocessing
+            sources[key] = data.open_source(given, own["size"], cache_bytes=0, preprocessing=rules)
+            found = sources[key].preprocessing
             if found != rules:
                 say(f"pictures: {found.describe()}; the network was trained on pictures {rules.describe()}")
-        return sources[rules]
+        return sources[key]
 
-    source = source_of(read_by[0])
+    source = source_of(0)
+    for number, file in enumerate(files):
+        if not np.array_equal(source_of(number).test.labels, source.test.labels):
+            raise ValueError(
+                f"{file} cannot be averaged with {files[0]}: its test images, those of "
+                f"{source_of(number).name}, have other labels than those of {source.name}"
+            )
     for line in account_lines(source):
         say(f"data: {line}")
-    for file, began in zip(files, known, strict=True):
-        for line in differences(began, source.fingerprints, f"{file} was trained with"):
+    for number, (file, began) in enumerate(zip(files, known, strict=True)):
+        for line in differences(began, source_of(number).fingerprints, f"{file} was trained with"):
             say(f"data: {line}")
     ensemble = Ensemble(len(source.test), len(settings["classes"])) if len(files) > 1 else None
     names = readable_names(settings["classes"], source.titles)
     answers = Answers(source.test.labels, names, source.test.file)
 
-    def test(file: Path) -> Result:  # its network is freed before the next one is made
+    def test(number: int) -> Result:  # its network is freed before the next one is made
+        file = files[number]
         trained = load_trained(file, devices=devices, batch=batch, precision=precision)
         own = answers if ensemble is None else None
-        tally = evaluate_run(trained, source_of(trained.preprocessing), stepped, views, ensemble, own)
+        tally = evaluate_run(trained, source_of(number), stepped, views, ensemble, own)
         network = trained.network
         count = len(views_of(network.spec, views))
         device = network.describe()["device"]
         return Result(file, network.spec.name, device, network.precision, count, tally)
 
-    results = [test(file) for file in files]
+    results = [test(number) for number in range(len(files))]
     together = results[0].tally if ensemble is None else ensemble.tally(source.test.labels, answers)
     return Evaluation(source, results, together, answers)
 

@@ -9,12 +9,14 @@ import zlib
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from cconvnet.data.dataset import Dataset, Pictures, every_fifth, of_arrays
 from cconvnet.data.datasets.layouts import LAYOUTS
 from cconvnet.data.images import Pixels
 from cconvnet.data.listing import beside
 from cconvnet.errors import DataError
+from cconvnet.system.outputs import write_output
 
 PREFIXES = ("train", "t10k")
 IMAGES, LABELS = "images-idx3-ubyte", "labels-idx1-ubyte"
@@ -41,6 +43,18 @@ def open_dataset(root: Path) -> Dataset:
     return dataclasses.replace(
         dataset, beside=beside(root, {file.name for file in files if file is not None})
     )
+
+
+def write(root: Path, prefix: str, images: Pixels, labels: npt.NDArray[np.int32]) -> None:
+    """Write grey images[n,H,W,1] and their labels, which are below 256, as two compressed files.
+
+    Raises:
+        OSError: The files cannot be written.
+    """
+    for what, values in ((IMAGES, images[..., 0]), (LABELS, labels)):
+        header = bytes((0, 0, 8, values.ndim)) + b"".join(size.to_bytes(4, "big") for size in values.shape)
+        packed = gzip.compress(header + values.astype(np.uint8).tobytes(), mtime=0)
+        write_output(root / f"{prefix}-{what}.gz", [packed])
 
 
 def _find(root: Path) -> Dataset:
