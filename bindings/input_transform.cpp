@@ -17,7 +17,7 @@ const Operations kOperations = {
               array("images", &InputProblem::images_count), array("top", &InputProblem::n),
               array("left", &InputProblem::n), array("mirror", &InputProblem::n),
               optional(array("mean", mean_count)), optional(array("shift", shift_count)), "scale",
-              array("y", &InputProblem::y_count), stream()),
+              optional(array("factors", &InputProblem::c)), array("y", &InputProblem::y_count), stream()),
     operation("filters_to_blocks", filters_to_blocks<float>, filters_to_blocks<bfloat16>, "problem",
               array("w", &FilterBlocksProblem::w_count), array("blocks", &FilterBlocksProblem::blocks_count),
               stream()),

@@ -283,9 +283,9 @@ void sgd_update(const Update& update, const float* g, Stream stream);
 void limit_norm(const NormLimitProblem& problem, float* w, Stream stream);
 
 // ---- input ----------------------------------------------------------------------------------------------
-// y[n,p,q,c] = scale * (images[n,i,j,c] - mean[i,j,c] + shift[n,c]) with i = top[n] + p and
-// j = left[n] + (mirror[n] ? Q-1-q : q).
-// `mean`[H,W,C] and `shift`[N,C] may be null, meaning 0. With center_mean the mean is mean[(H-P)/2 + p,
+// y[n,p,q,c] = scale * factors[c] * (images[n,i,j,c] - mean[i,j,c] + shift[n,c]) with i = top[n] + p and
+// j = left[n] + (mirror[n] ? Q-1-q : q). The two factors are multiplied first.
+// `mean`[H,W,C] and `shift`[N,C] may be null, meaning 0, and `factors`[C], meaning 1. With center_mean the mean is mean[(H-P)/2 + p,
 // (W-Q)/2 + q, c], for every crop, mirrored or not. top and left are clamped to [-margin, H-P+margin] and
 // [-margin, W-Q+margin]. Where i or j is outside the image, y is 0. With block > 1, y is divided into blocks
 // (InputProblem).
@@ -293,7 +293,7 @@ void limit_norm(const NormLimitProblem& problem, float* w, Stream stream);
 template <class T>
 void input_transform(const InputProblem& problem, const uint8_t* images, const int32_t* top,
                      const int32_t* left, const uint8_t* mirror, const float* mean, const float* shift,
-                     float scale, T* y, Stream stream);
+                     float scale, const float* factors, T* y, Stream stream);
 
 // filters_to_blocks    blocks = w divided into blocks, with zeros beyond the filter.
 // filters_from_blocks  dw = the elements of dblocks that belong to the filter's own weights.
@@ -302,9 +302,9 @@ void filters_to_blocks(const FilterBlocksProblem& problem, const float* w, T* bl
 void filters_from_blocks(const FilterBlocksProblem& problem, const float* dblocks, float* dw, Stream stream);
 
 // ---- elementwise arithmetic -----------------------------------------------------------------------------
-// y = alpha * a + beta * b, in place allowed.
+// y = alpha * a + beta * b, then max(0, .) if `relu`; in place allowed.
 template <class T>
-void add(int count, float alpha, const T* a, float beta, const T* b, T* y, Stream stream);
+void add(int count, float alpha, const T* a, float beta, const T* b, bool relu, T* y, Stream stream);
 
 // Rounds floats, or widens again.
 void to_bf16(int count, const float* x, bfloat16* y, Stream stream);

@@ -1,5 +1,6 @@
 // Sums of two tensors and the conversions between floats and bfloat16: elementwise kernels (core/vector.cuh).
 #include "core/vector.cuh"
+#include "neuron.h"
 
 namespace cconvnet {
 namespace {
@@ -7,6 +8,7 @@ namespace {
 template <class T>
 struct Add {
   float alpha, beta;
+  bool relu;
   const T* a;
   const T* b;
   T* y;
@@ -16,7 +18,10 @@ struct Add {
     Vector<WIDTH> sum = load<WIDTH>(a + i);
     const Vector<WIDTH> term = load<WIDTH>(b + i);
 #pragma unroll
-    for (int j = 0; j < WIDTH; ++j) sum.lane[j] = fmaf(alpha, sum.lane[j], beta * term.lane[j]);
+    for (int j = 0; j < WIDTH; ++j) {
+      sum.lane[j] = fmaf(alpha, sum.lane[j], beta * term.lane[j]);
+      if (relu) sum.lane[j] = cconvnet::relu(sum.lane[j]);
+    }
     store(y + i, sum);
   }
 };
@@ -35,12 +40,12 @@ struct Convert {
 }  // namespace
 
 template <class T>
-void add(int count, float alpha, const T* a, float beta, const T* b, T* y, Stream stream) {
-  launch_elementwise<T>(count, aligned(a, b, y), stream, Add<T>{alpha, beta, a, b, y});
+void add(int count, float alpha, const T* a, float beta, const T* b, bool relu, T* y, Stream stream) {
+  launch_elementwise<T>(count, aligned(a, b, y), stream, Add<T>{alpha, beta, relu, a, b, y});
 }
 
-template void add(int, float, const float*, float, const float*, float*, Stream);
-template void add(int, float, const bfloat16*, float, const bfloat16*, bfloat16*, Stream);
+template void add(int, float, const float*, float, const float*, bool, float*, Stream);
+template void add(int, float, const bfloat16*, float, const bfloat16*, bool, bfloat16*, Stream);
 
 // A vector is 16 bytes of bfloat16s and twice as many of floats.
 void to_bf16(int count, const float* x, bfloat16* y, Stream stream) {

@@ -1,5 +1,5 @@
 // A batch of numbers from stored uint8 images: crop, mirror, subtract the mean, shift the colours, scale.
-//   y[n,p,q,c] = scale * (images[n,i,j,c] - mean[i,j,c] + shift[n,c]),
+//   y[n,p,q,c] = scale * factors[c] * (images[n,i,j,c] - mean[i,j,c] + shift[n,c]),
 //   i = top[n] + p, j = left[n] + (mirrored) q;  0 where i or j is outside the image.
 // Also the filters of a convolution for such a batch in blocks.
 //
@@ -30,6 +30,7 @@ struct InputArrays {
   const uint8_t* mirror;
   const float *mean, *shift;  // may be null
   float scale;
+  const float* factors;  // may be null
   T* y;
   void* workspace = nullptr;
   bool aligned() const { return cconvnet::aligned(images, mean, y); }
@@ -97,7 +98,7 @@ __global__ void __launch_bounds__(kThreads) input_transform_bands(Bands args, In
     const int at = (first & -kGroup) + kGroup * group;
     int in_row[kGroup], in_band[kGroup];  // of y; in the first row of the band, or -1
     bool in_crop[kGroup];
-    float shift[kGroup];
+    float shift[kGroup], factor[kGroup];
     int c;
     int pixel = args.c_div.divide(max(at - first, 0), c);
 #pragma unroll
@@ -109,6 +110,7 @@ __global__ void __launch_bounds__(kThreads) input_transform_bands(Bands args, In
                        : -1;
       in_crop[i] = element >= crop_begin && element < crop_end;
       shift[i] = arrays.shift ? arrays.shift[n * problem.c + c] : 0.0f;
+      factor[i] = arrays.factors ? arrays.scale * arrays.factors[c] : arrays.scale;
       if (element >= first && ++c == problem.c) {
         c = 0;
         ++pixel;
@@ -131,7 +133,7 @@ __global__ void __launch_bounds__(kThreads) input_transform_bands(Bands args, In
             mean.lane[i] = arrays.mean[((problem.h - problem.p) / 2 + p) * image_row + center + in_row[i]];
           }
           const float stored = static_cast<uint8_t>(word >> 8 * i);
-          const float result = (stored - mean.lane[i] + shift[i]) * arrays.scale;
+          const float result = (stored - mean.lane[i] + shift[i]) * factor[i];
           value.lane[i] = in_crop[i] ? result : 0.0f;
         }
       }
@@ -174,6 +176,7 @@ struct InputArguments {
   const float* mean;   // may be null
   const float* shift;  // may be null
   float scale;
+  const float* factors;  // may be null
 };
 
 template <int WIDTH, class T>
@@ -205,7 +208,7 @@ __global__ void __launch_bounds__(kThreads) input_transform_kernel(InputArgument
       value = image[pixel];
       if (args.mean) value -= args.mean[args.center_mean ? center : pixel];
       if (args.shift) value += args.shift[n * args.c + c];
-      value *= args.scale;
+      value *= args.factors ? args.scale * args.factors[c] : args.scale;
     }
     result.lane[lane] = value;
     if (++c == args.c) {
@@ -244,7 +247,8 @@ void launch(const InputProblem& problem, const InputArrays<T>& arrays, Stream st
                             arrays.mirror,
                             arrays.mean,
                             arrays.shift,
-                            arrays.scale};
+                            arrays.scale,
+                            arrays.factors};
   const dim3 grid(static_cast<unsigned>(ceil_div(args.vectors, kThreads)));
   CCONVNET_LAUNCH((input_transform_kernel<WIDTH, T>), grid, kThreads, stream, args, arrays.y);
 }
@@ -326,8 +330,8 @@ dim3 filter_grid(const FilterBlocksProblem& problem) {
 template <class T>
 void input_transform(const InputProblem& problem, const uint8_t* images, const int32_t* top,
                      const int32_t* left, const uint8_t* mirror, const float* mean, const float* shift,
-                     float scale, T* y, Stream stream) {
-  table<T>().run(problem, {images, top, left, mirror, mean, shift, scale, y}, stream, nullptr);
+                     float scale, const float* factors, T* y, Stream stream) {
+  table<T>().run(problem, {images, top, left, mirror, mean, shift, scale, factors, y}, stream, nullptr);
 }
 
 template <class T>
@@ -342,11 +346,13 @@ void filters_from_blocks(const FilterBlocksProblem& problem, const float* dblock
 }
 
 template void input_transform(const InputProblem&, const uint8_t*, const int32_t*, const int32_t*,
-                              const uint8_t*, const float*, const float*, float, float*, Stream);
+                              const uint8_t*, const float*, const float*, float, const float*, float*,
+                              Stream);
 template void filters_to_blocks(const FilterBlocksProblem&, const float*, float*, Stream);
 
 template void input_transform(const InputProblem&, const uint8_t*, const int32_t*, const int32_t*,
-                              const uint8_t*, const float*, const float*, float, bfloat16*, Stream);
+                              const uint8_t*, const float*, const float*, float, const float*, bfloat16*,
+                              Stream);
 template void filters_to_blocks(const FilterBlocksProblem&, const float*, bfloat16*, Stream);
 
 }  // namespace cconvnet

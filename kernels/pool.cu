@@ -5,6 +5,9 @@
 // Threads run over the channels first, so a warp reads whole rows of channels. Windows overlap; the L1 and L2
 // caches serve repeated reads. With the gradient of a bias, backward, the threads are those of its sums
 // (column_sums.cuh).
+//
+// An average over whole images has few outputs, each of many pixels. So the warps of a block share the pixels
+// of an image, and a block serves 32 vectors of channels.
 #include <cmath>
 
 #include "column_sums.cuh"
@@ -117,6 +120,45 @@ __global__ void __launch_bounds__(kThreads, 1)  // without the 1 nvcc spills reg
   store(dx + vector * WIDTH, pooled_gradient<POOLING, WIDTH>(args, static_cast<int>(vector), x, y, dy));
 }
 
+struct ImageArguments {
+  int pixels, c;
+  float count;  // the divisor of the average
+  Divider tiles;
+};
+
+template <int WIDTH>
+struct ImageStrands {
+  float sums[kWarps][WIDTH][kWarp];
+};
+
+// Each warp sums every eighth pixel, and the first adds their sums in the order of the warps.
+template <int WIDTH, class T>
+__global__ void __launch_bounds__(kThreads) avgpool_image(ImageArguments args, const T* x, T* y) {
+  auto& strands = shared_memory<ImageStrands<WIDTH>>().sums;
+  const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
+  int tile;
+  const int n = args.tiles.divide(blockIdx.x, tile), c = (tile * kWarp + lane) * WIDTH;
+  const bool has_channels = c < args.c;
+  Vector<WIDTH> sum = zeros<WIDTH>();
+  if (has_channels) {
+    const T* const image = x + n * args.pixels * args.c + c;
+#pragma unroll 4
+    for (int pixel = warp; pixel < args.pixels; pixel += kWarps) {
+      add_to(sum, load<WIDTH>(image + pixel * args.c));
+    }
+  }
+#pragma unroll
+  for (int i = 0; i < WIDTH; ++i) strands[warp][i][lane] = sum.lane[i];
+  __syncthreads();
+  if (warp > 0 || !has_channels) return;
+#pragma unroll
+  for (int i = 0; i < WIDTH; ++i) {
+    for (int other = 1; other < kWarps; ++other) sum.lane[i] += strands[other][i][lane];
+    sum.lane[i] /= args.count;
+  }
+  store(y + n * args.c + c, sum);
+}
+
 // The same as a matrix that is summed. `args` are those of its vectors.
 template <Pooling POOLING, class T>
 struct PooledGradients {
@@ -177,6 +219,24 @@ void launch_forward(const PoolProblem& problem, const PoolArrays<T>& arrays, Str
                   arrays.out);
 }
 
+// The number of coordinates of an axis' one window in the image, or in the padded image.
+int counted(int window, int pad, int size, int after, bool padded) {
+  return std::min(window - pad, padded ? size + after : size) - (padded ? -pad : std::max(-pad, 0));
+}
+
+template <int WIDTH, class T>
+void launch_image(const PoolProblem& problem, const PoolArrays<T>& arrays, Stream stream) {
+  const bool padded = problem.count_padding;
+  const int height = counted(problem.window_h, problem.pad_h, problem.h, problem.pad_bottom, padded);
+  const int width = counted(problem.window_w, problem.pad_w, problem.w, problem.pad_right, padded);
+  const int64_t tiles = ceil_div(problem.c, kWarp * WIDTH);
+  const ImageArguments args = {problem.h * problem.w, problem.c,
+                               static_cast<float>(height) * static_cast<float>(width),
+                               Divider(static_cast<int>(tiles))};
+  CCONVNET_LAUNCH((avgpool_image<WIDTH, T>), dim3(static_cast<unsigned>(problem.n * tiles)), kThreads, stream,
+                  args, arrays.x, arrays.out);
+}
+
 template <Pooling POOLING, int WIDTH, class T>
 void launch_backward(const PoolProblem& problem, const PoolArrays<T>& arrays, Stream stream) {
   const PoolArguments args = pool_arguments(problem, problem.h, problem.w, WIDTH);
@@ -205,13 +265,38 @@ bool vectors_divide_channels(const PoolProblem& problem) {
   return problem.c % kVectorWidth<T> == 0;
 }
 
+// The one window contains all pixels. Few of them need no eight warps.
+bool averages_image(const PoolProblem& problem) {
+  const auto contains = [](int windows, int window, int pad, int size) {
+    return windows == 1 && pad >= 0 && window - pad >= size;
+  };
+  return contains(problem.p, problem.window_h, problem.pad_h, problem.h) &&
+         contains(problem.q, problem.window_w, problem.pad_w, problem.w) &&
+         problem.h * problem.w >= 2 * kWarps;
+}
+
+template <class T>
+bool averages_image_in_vectors(const PoolProblem& problem) {
+  return averages_image(problem) && vectors_divide_channels<T>(problem);
+}
+
 template <Pooling POOLING, class T>
 const PoolTable<T>& forward_table() {
   static const std::string name = POOLING == Pooling::max ? "maxpool_forward" : "avgpool_forward";
-  static const PoolTable<T> table(name, {{name + "_" + kElementName<T>, true, vectors_divide_channels<T>,
-                                          always, no_workspace, launch_forward<POOLING, kVectorWidth<T>, T>},
-                                         {name + "_" + kElementName<T> + "_scalar", false, always, always,
-                                          no_workspace, launch_forward<POOLING, 1, T>}});
+  static const std::string typed = name + "_" + kElementName<T>;
+  static const PoolTable<T> table = [] {
+    std::vector<typename PoolTable<T>::Row> rows;
+    if constexpr (POOLING == Pooling::average) {
+      rows = {{typed + "_image", true, averages_image_in_vectors<T>, always, no_workspace,
+               launch_image<kVectorWidth<T>, T>},
+              {typed + "_image_scalar", false, averages_image, always, no_workspace, launch_image<1, T>}};
+    }
+    return PoolTable<T>(
+        name, std::move(rows),
+        {{typed, true, vectors_divide_channels<T>, always, no_workspace,
+          launch_forward<POOLING, kVectorWidth<T>, T>},
+         {typed + "_scalar", false, always, always, no_workspace, launch_forward<POOLING, 1, T>}});
+  }();
   return table;
 }
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, Self
 
 from cconvnet._problem import NeuronProblem
 from cconvnet.layers.base import Layer, Site, Tensor, several
-from cconvnet.nets import MaxSpec, SumSpec
+from cconvnet.nets import MaxSpec, NeuronSpec, SumSpec
 from cconvnet.optim import FusedUpdates
 
 
@@ -25,28 +26,65 @@ class ElementwiseLayer(Layer):
 
 
 class SumLayer(ElementwiseLayer):
-    """The sum of the inputs, each times its coefficient."""
+    """The sum of the inputs, each times its coefficient, with the ReLU after it, if there is one."""
 
     type = "sum"
 
-    def __init__(self, spec: SumSpec, inputs: Sequence[Sequence[Tensor]], site: Site) -> None:
+    def __init__(
+        self,
+        spec: SumSpec,
+        inputs: Sequence[Sequence[Tensor]],
+        site: Site,
+        relu: NeuronSpec | None = None,
+    ) -> None:
         self.coeffs = spec.coeffs or (1.0,) * len(inputs)
         if len(self.coeffs) != len(inputs):
             raise ValueError(f"coeffs must be {len(inputs)} numbers, one per input, not {len(self.coeffs)}")
         super().__init__(spec, inputs, site)
+        self.relu = relu is not None
+        if relu is not None:
+            self.output.name = relu.name
+            self.names.append(relu.name)
+
+    @staticmethod
+    def fuses(first: SumSpec, second: NeuronSpec) -> bool:
+        """True if the activation function is a ReLU."""
+        return second.neuron.kind == "relu"
+
+    @classmethod
+    def fuse(cls, first: SumSpec, second: NeuronSpec, inputs: Sequence[Sequence[Tensor]], site: Site) -> Self:
+        """Make the sum with its ReLU."""
+        return cls(first, inputs, site, second)
 
     def forward(self, train: bool) -> None:
-        """Sum the inputs in their order."""
-        module, stream, y = self.device.module, self.device.stream, self.output.array
-        first, second, *rest = (x.array for x in self.inputs)
-        module.add(first, second, y, stream, self.coeffs[0], self.coeffs[1])
-        for array, coeff in zip(rest, self.coeffs[2:], strict=True):
-            module.add(y, array, y, stream, 1.0, coeff)
+        """Sum the inputs in their order; the last sum takes the ReLU along."""
+        self._sum(self.output.array, self.relu)
+
+    def _sum(self, y: Any, relu: bool) -> None:
+        module, stream, last = self.device.module, self.device.stream, len(self.inputs) - 1
+        total, scale = self.inputs[0].array, self.coeffs[0]
+        for index, (x, coeff) in enumerate(zip(self.inputs[1:], self.coeffs[1:], strict=True), 1):
+            module.add(total, x.array, y, stream, scale, coeff, relu=relu and index == last)
+            total, scale = y, 1.0
+
+    def activation(self, name: str) -> Any:
+        """The output, or, computed again, the sum before the ReLU."""
+        if name == self.names[-1]:
+            return self.output.array
+        y = self.device.empty(self.output.shape, self.output.array.dtype)
+        self._sum(y, False)
+        return y
 
     def backward(self, updates: FusedUpdates | None = None) -> None:
-        """Multiply the gradient by each input's coefficient."""
-        module, stream = self.device.module, self.device.stream
+        """Multiply the gradient by each input's coefficient, where the ReLU passes it."""
+        module, stream, dy = self.device.module, self.device.stream, self.output.gradient
         for dx, coeff in zip(self.input_gradients, self.coeffs, strict=True):
-            if dx is not None:
+            if dx is None:
+                continue
+            gradient = dy
+            if self.relu:
+                module.relu_backward(self.output.array, dy, dx, stream)
+                gradient = dx
+            if coeff != 1 or not self.relu:
                 times = NeuronProblem(self.output.count, "linear", coeff, 0.0)
-                module.neuron_forward(times, self.output.gradient, dx, stream)
+                module.neuron_forward(times, gradient, dx, stream)

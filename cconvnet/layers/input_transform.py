@@ -59,6 +59,14 @@ class InputLayer(Layer):
         self._shift = allocate(device, (batch, image.channels))
         self.mean: Any = None
         self.shift: Any = None
+        self.factors: Any = None
+        if image.deviation is not None:
+            self.factors = allocate(device, (image.channels,))
+            device.fill(self.factors, 1 / np.array(image.deviation, np.float32))
+        self._has_own_mean = image.mean is not None
+        if image.mean is not None:
+            self.mean = self._mean
+            device.fill(self._mean, np.broadcast_to(np.float32(image.mean), net.stored_shape).copy())
 
     def load(self, batch: ImageBatch) -> None:
         """Start to copy a batch to the device; rows beyond its images are filled with zeros."""
@@ -75,7 +83,9 @@ class InputLayer(Layer):
                     target[len(host) :] = 0
 
     def set_mean(self, mean: Array | None) -> None:
-        """Set what is subtracted from every image; None: nothing."""
+        """Set what is subtracted from every image; None: nothing. A mean in the spec stays."""
+        if self._has_own_mean:
+            return
         self.mean = None if mean is None else self._mean
         if mean is not None:
             self.device.fill(self._mean, mean)
@@ -106,6 +116,7 @@ class InputLayer(Layer):
             self.mean,
             self.shift,
             self.scale,
+            self.factors,
             y,
             self.device.stream,
         )

@@ -57,6 +57,7 @@ _FUSED: dict[tuple[type[LayerSpec], type[LayerSpec]], type[Layer]] = {
     (LrnSpec, PoolSpec): LrnMaxpoolLayer,
     (ConvSpec, DropoutSpec): ConvLayer,
     (FcSpec, DropoutSpec): FcLayer,
+    (SumSpec, NeuronSpec): SumLayer,
 }
 
 

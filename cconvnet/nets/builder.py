@@ -451,8 +451,10 @@ def image(
     stored: Size | None = None,
     scale: float = 1 / 255,
     center_mean: bool = False,
+    mean: Sequence[float] | None = None,
+    deviation: Sequence[float] | None = None,
 ) -> Value:
-    """Begin a network with its images: scale * (pixel - mean), pixels from 0 to 255.
+    """Begin a network with its images: scale * (pixel - mean) / deviation, pixels from 0 to 255.
 
     Args:
         height: of the images as the first layer reads them.
@@ -462,6 +464,9 @@ def image(
         scale: multiplies the pixels after the mean is subtracted.
         center_mean: whether the mean of the images' centre is subtracted from every crop, as in the original
             AlexNet. Otherwise it is the mean of the crop's own pixels.
+        mean: of each channel, in pixels from 0 to 255; None: that of the training images, for each pixel.
+        deviation: of each channel, likewise; None: 1. ``mean=(123.7, 116.3, 103.5), deviation=(58.4, 57.1,
+            57.4), scale=1`` are torchvision's, of ImageNet.
 
     Returns:
         The value that the first layers read.
@@ -469,7 +474,11 @@ def image(
     Raises:
         ValueError: naming the argument.
     """
-    spec = InputSpec(height, width, channels, scale, center_mean)
+    own = {
+        name: None if given is None else tuple(given)
+        for name, given in (("mean", mean), ("deviation", deviation))
+    }
+    spec = InputSpec(height, width, channels, scale, center_mean, **own)
     size = (height, width) if stored is None else as_pair("stored", stored)
     if size[0] < height or size[1] < width:
         raise ValueError(

@@ -25,7 +25,9 @@ from cconvnet.nets.values import (
 
 @dataclass(frozen=True)
 class InputSpec:
-    """The images as the first layer reads them: scale * (pixel - mean), float[height, width, channels].
+    """The images as the first layer reads them, float[height, width, channels].
+
+    They are scale * (pixel - mean), each channel divided by its deviation.
 
     Attributes:
         height: of the crop.
@@ -34,6 +36,8 @@ class InputSpec:
         scale: multiplies the pixels.
         center_mean: whether the mean of the images' centre is subtracted from every crop, as in the original
             AlexNet. Otherwise it is the mean of the crop's own pixels.
+        mean: of each channel, in pixels from 0 to 255; None: that of the training images, for each pixel.
+        deviation: of each channel, likewise; None: 1.
     """
 
     height: int
@@ -41,9 +45,17 @@ class InputSpec:
     channels: int
     scale: float = 1.0
     center_mean: bool = False
+    mean: tuple[float, ...] | None = None
+    deviation: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
         finite_fields(self)
+        for name in ("mean", "deviation"):
+            if (values := getattr(self, name)) is not None:
+                own = tuple(real(name, value) for value in values)
+                require(len(own) == self.channels, f"{name} must be {self.channels} numbers, not {len(own)}")
+                require(name == "mean" or min(own) > 0, f"{name} must be above 0, not {min(own)}")
+                object.__setattr__(self, name, own)
         for name in ("height", "width", "channels"):
             require(getattr(self, name) >= 1, f"{name} must be at least 1, not {getattr(self, name)}")
 

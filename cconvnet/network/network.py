@@ -101,7 +101,10 @@ class Network:
     # -- a step --
 
     def set_mean(self, mean: Array | None) -> None:
-        """Set what is subtracted from every image, float32[H,W,C] of the stored size; None: nothing."""
+        """Set what is subtracted from every image, float32[H,W,C] of the stored size; None: nothing.
+
+        A network whose spec has a mean keeps that.
+        """
         if mean is not None and mean.shape != self.spec.stored_shape:
             raise ValueError(f"mean must have the shape {self.spec.stored_shape}, not {mean.shape}")
         for images in self.graph.inputs.values():

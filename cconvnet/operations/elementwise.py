@@ -12,7 +12,7 @@ ADD = Operation(
     (),
     (Array("a", ANY, "count"), Array("b", ANY, "count")),
     (Array("y", ANY, "count"),),
-    (Value("alpha"), Value("beta")),
+    (Value("alpha"), Value("beta"), Value("relu")),
     out="y",
     in_place=("a", "b"),
     elementwise=True,

@@ -24,6 +24,7 @@ INPUT_TRANSFORM = Operation(
         Array("mean", "H,W,C", "h,w,c", np.float32, optional=True),
         Array("shift", "N,C", "n,c", np.float32, optional=True),
         Value("scale"),
+        Array("factors", "C", "c", np.float32, optional=True),
     ),
     (Array("y", "N,P,Q,C", "y_shape"),),
     out="y",

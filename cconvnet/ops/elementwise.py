@@ -10,12 +10,15 @@ from cconvnet.ops.call import Call
 
 
 def add(
-    a: Array, b: Array, alpha: float = 1.0, beta: float = 1.0, *, out: Array | None = None,
-    device: str | Device | None = None,
+    a: Array, b: Array, alpha: float = 1.0, beta: float = 1.0, *, relu: bool = False,
+    out: Array | None = None, device: str | Device | None = None,
 ) -> Array:  # fmt: skip
-    """Return alpha * a + beta * b for arrays of one shape; in place allowed (``out=a`` or ``out=b``)."""
+    """Return alpha * a + beta * b for arrays of one shape; in place allowed (``out=a`` or ``out=b``).
+
+    With `relu` max(0, .) of the sum is returned.
+    """
     call = Call(ADD, device, a=a, b=b)
-    return call.run(out=out, alpha=real("alpha", alpha), beta=real("beta", beta))
+    return call.run(out=out, alpha=real("alpha", alpha), beta=real("beta", beta), relu=bool(relu))
 
 
 def to_bf16(x: Array, *, out: Array | None = None, device: str | Device | None = None) -> Array:

@@ -14,8 +14,9 @@ from cconvnet.ops.call import Call
 
 def input_transform(
     images: Array, size: Pair, *, top: Array, left: Array, mirror: Array, mean: Array | None = None,
-    shift: Array | None = None, scale: float = 1.0, center_mean: bool = False, block: int = 1, pad: int = 0,
-    margin: int = 0, out: Array | None = None, device: str | Device | None = None,
+    shift: Array | None = None, scale: float = 1.0, factors: Array | None = None, center_mean: bool = False,
+    block: int = 1, pad: int = 0, margin: int = 0, out: Array | None = None,
+    device: str | Device | None = None,
 ) -> Array:  # fmt: skip
     """Return a batch ``y[N,P,Q,C]`` of crops of uint8 images[N,H,W,C]: scale * (pixel - mean + shift).
 
@@ -35,6 +36,7 @@ def input_transform(
         mean: float32[H,W,C] to subtract, taken at the pixel's position in the whole image.
         shift: float32[N,C] to add, a colour for each image.
         scale: The factor of the sum.
+        factors: float32[C], by which each channel is also multiplied, such as 1 / its standard deviation.
         center_mean: True to take the mean at the output's position in the centre crop instead.
         block: The side of a square.
         pad: The border in pixels.
@@ -43,7 +45,15 @@ def input_transform(
         device: The device of host arrays.
     """
     call = Call(
-        INPUT_TRANSFORM, device, images=images, top=top, left=left, mirror=mirror, mean=mean, shift=shift
+        INPUT_TRANSFORM,
+        device,
+        images=images,
+        top=top,
+        left=left,
+        mirror=mirror,
+        mean=mean,
+        shift=shift,
+        factors=factors,
     )
     n, h, w, c = call.shape("images")
     p, q = pair_of("size", size)

@@ -262,7 +262,9 @@ def _limit_norm(case: Case) -> dict[str, Any]:
     return {"w": _rounded(w * 2.0 ** draw.integers(-3, 3, (rows, 1), np.float32))}
 
 
-def _input_transform(case: Case, mean: bool = True, shift: bool = True, scale: float = 0.5) -> dict[str, Any]:
+def _input_transform(
+    case: Case, mean: bool = True, shift: bool = True, scale: float = 0.5, factors: bool = False
+) -> dict[str, Any]:
     problem = case.problem
     # Some crops begin outside the image and its margin: they are clamped.
     margin = problem.margin
@@ -274,12 +276,14 @@ def _input_transform(case: Case, mean: bool = True, shift: bool = True, scale: f
         "mean": case.integers("mean", 0, 256) if mean else None,
         "shift": 8 * case("shift") if shift else None,
         "scale": scale,
+        # Powers of two, so that products are exact.
+        "factors": 2.0 ** case.integers("factors", -2, 2) if factors else None,
     }
 
 
-def _add(case: Case, alpha: float = 1.0, beta: float = 1.0) -> dict[str, Any]:
+def _add(case: Case, alpha: float = 1.0, beta: float = 1.0, relu: bool = False) -> dict[str, Any]:
     scales = {} if alpha == beta == 1 else {"alpha": alpha, "beta": beta}
-    return {"a": case("a"), "b": case("b"), **scales}
+    return {"a": case("a"), "b": case("b"), **scales, **({"relu": True} if relu else {})}
 
 
 _OWN: dict[str, Callable[..., dict[str, Any]]] = {

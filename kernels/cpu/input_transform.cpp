@@ -19,6 +19,7 @@ struct InputRow {
   bool center_mean;
   const float* shift;  // per channel; may be null
   bool mirror;
+  const float* factors;  // per channel, with the scale; may be null
 };
 
 // Moves a crop's first row or column, given how many places it has in the image, into the margin at most.
@@ -54,6 +55,12 @@ CCONVNET_CLONES void transform_row(const InputRow& row, int q, int c, float scal
     for (int j = 0; j < count; j += c) {
       for (int i = 0; i < c; ++i) y[j + i] += row.shift[i];
     }
+  }
+  if (row.factors) {
+    for (int j = 0; j < count; j += c) {
+      for (int i = 0; i < c; ++i) y[j + i] *= row.factors[i];
+    }
+    return;
   }
 #pragma omp simd
   for (int i = 0; i < count; ++i) y[i] *= scale;
@@ -94,7 +101,9 @@ void for_pieces(const FilterBlocksProblem& problem, const Function& function) {
 template <class T>
 void input_transform(const InputProblem& problem, const uint8_t* images, const int32_t* top,
                      const int32_t* left, const uint8_t* mirror, const float* mean, const float* shift,
-                     float scale, T* y, Stream) {
+                     float scale, const float* factors, T* y, Stream) {
+  std::vector<float> scaled_factors(factors ? problem.c : 0);
+  for (size_t c = 0; c < scaled_factors.size(); ++c) scaled_factors[c] = scale * factors[c];
   const int64_t rows = int64_t{problem.blocks_h()} * problem.block;
   const int blocks = problem.blocks_w(), piece = problem.block * problem.c;
   const int64_t length = int64_t{blocks} * piece;
@@ -116,7 +125,8 @@ void input_transform(const InputProblem& problem, const uint8_t* images, const i
             (((problem.h - problem.p) / 2 + p) * problem.w + (problem.w - problem.q) / 2 + q) * problem.c;
         transform_row({images + n * problem.h * problem.w * problem.c + pixel,
                        mean ? mean + (problem.center_mean ? center : pixel) : nullptr, problem.center_mean,
-                       shift ? shift + n * problem.c : nullptr, mirror[n] != 0},
+                       shift ? shift + n * problem.c : nullptr, mirror[n] != 0,
+                       factors ? scaled_factors.data() : nullptr},
                       count, problem.c, scale, buffer + (problem.pad + q) * problem.c);
       }
       // A row of pixels is one piece of each of its blocks.
@@ -145,9 +155,11 @@ void filters_from_blocks(const FilterBlocksProblem& problem, const float* dblock
 }
 
 template void input_transform(const InputProblem&, const uint8_t*, const int32_t*, const int32_t*,
-                              const uint8_t*, const float*, const float*, float, float*, Stream);
+                              const uint8_t*, const float*, const float*, float, const float*, float*,
+                              Stream);
 template void input_transform(const InputProblem&, const uint8_t*, const int32_t*, const int32_t*,
-                              const uint8_t*, const float*, const float*, float, bfloat16*, Stream);
+                              const uint8_t*, const float*, const float*, float, const float*, bfloat16*,
+                              Stream);
 template void filters_to_blocks(const FilterBlocksProblem&, const float*, float*, Stream);
 template void filters_to_blocks(const FilterBlocksProblem&, const float*, bfloat16*, Stream);
 

@@ -30,6 +30,16 @@ def test_add_of_multiples(device: Device, element: str, count: int, scales: tupl
         check("add", problem, device, element=element, in_place=operand, **options)
 
 
+@pytest.mark.parametrize("count", [1, 31, 1028])
+def test_a_sum_before_a_relu(device: Device, element: str, count: int) -> None:
+    problem = NeuronProblem(count)
+    for options in ({}, {"alpha": 0.5, "beta": -3.0}):
+        check("add", problem, device, element=element, relu=True, nonzero=0, **options)
+        check(
+            "add", problem, device, element=element, relu=True, nonzero=0, in_place="b", offset=4, **options
+        )
+
+
 def test_add_rounds_once(device: Device) -> None:
     """With the factors left out, or both 1, the sum is bit-identical to plain addition."""
     a, b = (make_inputs("relu_forward", NeuronProblem(4099), "real", seed)["x"] for seed in (1, 2))

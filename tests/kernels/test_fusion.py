@@ -32,6 +32,7 @@ from cconvnet.nets import (
     LrnSpec,
     NetSpec,
     Neuron,
+    NeuronSpec,
     PoolSpec,
     SumSpec,
     alexnet_2012,
@@ -63,7 +64,28 @@ def test_what_is_fused() -> None:
     assert network.describe()["layers"] == plain.describe()["layers"]
 
 
-@pytest.mark.parametrize("spec", [CHAINS, ALEXNET], ids=["chains", "alexnet"])
+# Residual sums of two and of three, with coefficients; one is read twice, so that its ReLU is a layer alone.
+SUMS = net_of(
+    conv("trunk", 6, neuron=RELU),
+    conv("left", 6),
+    SumSpec(name="first", inputs=("left", "trunk")),
+    NeuronSpec(name="first-relu"),
+    conv("right", 6),
+    SumSpec(name="second", inputs=("right", "first-relu", "trunk"), coeffs=(1, -0.5, 2)),
+    NeuronSpec(name="second-relu"),
+    SumSpec(name="third", inputs=("second-relu", "left")),
+    NeuronSpec(name="third-relu"),
+    SumSpec(name="fourth", inputs=("third", "third-relu")),
+)
+
+
+def test_a_sum_takes_its_relu_along() -> None:
+    network = Network(SUMS, batch=2, devices="cpu:0")
+    fused = [layer.names for layer in network.layers if len(layer.names) > 1]
+    assert fused == [["first", "first-relu"], ["second", "second-relu"]]
+
+
+@pytest.mark.parametrize("spec", [CHAINS, ALEXNET, SUMS], ids=["chains", "alexnet", "sums"])
 @pytest.mark.usefixtures("plain_images")
 def test_fused_layers_are_bitwise_the_plain_ones(device: Device, spec: NetSpec, element: str) -> None:
     plain, fused = (

@@ -60,6 +60,12 @@ def test_exact(device: Device, element: str, problem: InputProblem, mean: bool, 
     )
 
 
+@pytest.mark.parametrize("problem", [each for each in PROBLEMS if each.n < 5], ids=repr)
+def test_each_channel_has_a_factor(device: Device, element: str, problem: InputProblem) -> None:
+    for offset in (0, 4):
+        check("input_transform", problem, device, element=element, factors=True, offset=offset, nonzero=0.05)
+
+
 def test_any_scale(device: Device, element: str) -> None:
     """A scale that rounds, such as 1/255: two roundings at most."""
     scale = float(np.float32(1 / 255))

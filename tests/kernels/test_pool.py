@@ -66,6 +66,22 @@ def test_any_alignment(device: Device, element: str, operation: str, name: str) 
     check(operation, POOL[name], device, element=element, data="real", offset=4)
 
 
+IMAGES = [
+    PoolProblem(3, 7, 7, 136, (7, 7), (1, 1)),
+    PoolProblem(2, 8, 8, 10, (8, 8), (8, 8)),
+    PoolProblem(1, 4, 4, 300, (9, 6), (1, 2), ((3, 4), (1, 1)), outputs=(1, 1)),
+    PoolProblem(2, 4, 5, 33, (6, 8), (1, 1), ((1, 1), (2, 1)), count_padding=True),
+    PoolProblem(2, 3, 3, 8, (3, 3), (1, 1)),  # too few pixels to share
+]
+
+
+@pytest.mark.parametrize("problem", IMAGES, ids=repr)
+def test_averages_of_whole_images(device: Device, element: str, problem: PoolProblem) -> None:
+    for operation in AVERAGE:
+        check(operation, problem, device, element=element, data="integers")
+        check(operation, problem, device, element=element, data="real", offset=4)
+
+
 REAL_LAYERS = {
     f"{network}/{layer.name}": layer
     for network in NETWORKS

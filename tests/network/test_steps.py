@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -10,9 +11,7 @@ from helpers.small_networks import BRANCHES, assert_equal, batch_of, conv, gradi
 
 from cconvnet import nets
 from cconvnet.devices import Device
-from cconvnet.nets import (
-    DropoutSpec,
-)
+from cconvnet.nets import DropoutSpec, spec_from_dict, spec_to_dict
 from cconvnet.network import Network
 
 
@@ -97,6 +96,34 @@ def test_crop_mirror_mean_and_shift_reach_the_first_layer(device: Device) -> Non
     network.forward(train=False)
     middle = batch["images"][:, 1:8, 1:7] * BRANCHES.input.scale
     np.testing.assert_allclose(network.outputs("data"), middle, rtol=1e-6)
+
+
+def test_each_channel_has_its_mean_and_deviation(device: Device) -> None:
+    """Those of the spec hold, whatever mean the training images have."""
+    mean, deviation = (100.0, 120.0), (50.0, 64.0)
+    values = dataclasses.replace(BRANCHES.input, mean=mean, deviation=deviation, scale=1.0)
+    spec = dataclasses.replace(BRANCHES, input=values)
+    assert spec_from_dict(spec_to_dict(spec)) == spec
+    network = Network(spec, batch=4, devices=device)
+    network.set_mean(np.ones(spec.stored_shape, np.float32))
+    batch = batch_of(spec, 4)
+    network.load(batch["images"], batch["labels"])
+    network.forward(train=False)
+    expected = (batch["images"][:, 1:8, 1:7] - np.array(mean)) / deviation
+    np.testing.assert_allclose(network.outputs("data"), expected, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({"mean": (1.0,)}, "mean must be 2 numbers, not 1"),
+        ({"deviation": (1.0, 0.0)}, "deviation must be above 0, not 0.0"),
+        ({"mean": (1.0, float("nan"))}, "mean must be"),
+    ],
+)
+def test_a_wrong_mean_or_deviation_is_refused(values: dict[str, Any], says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        dataclasses.replace(BRANCHES.input, **values)
 
 
 @pytest.mark.parametrize("inverted", [False, True])

@@ -5,13 +5,16 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from cconvnet import bfloat16
 from cconvnet.testing.reference.base import Array, to_float
 
 
-def add(a: Array, b: Array, alpha: float = 1.0, beta: float = 1.0) -> Array:
-    """Return y = alpha * a + beta * b."""
-    return alpha * to_float(a) + beta * to_float(b)
+def add(a: Array, b: Array, alpha: float = 1.0, beta: float = 1.0, relu: bool = False) -> Array:
+    """Return y = alpha * a + beta * b, then max(0, .) if `relu`."""
+    y = alpha * to_float(a) + beta * to_float(b)
+    return np.maximum(y, 0) if relu else y
 
 
 def to_bf16(x: Array) -> Array:

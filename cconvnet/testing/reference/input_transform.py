@@ -21,8 +21,11 @@ def input_transform(
     mean: Array | None = None,
     shift: Array | None = None,
     scale: float = 1.0,
+    factors: Array | None = None,
 ) -> Array:
     """Return y[N,P,Q,C] = scale * (image - mean[H,W,C] + shift[N,C]) of a crop of each images[N,H,W,C].
+
+    With factors[C] each channel is multiplied by its own as well.
 
     With the problem's block above 1 the result gets a border of `pad` zeros and is cut into blocks. With the
     problem's center_mean the mean is that of the centre crop and not mirrored, whatever the crop. Crops may
@@ -48,6 +51,8 @@ def input_transform(
         i, j = (problem.h - problem.p) // 2, (problem.w - problem.q) // 2
         y -= to_float(mean, (problem.h, problem.w, problem.c))[i : i + problem.p, j : j + problem.q]
     y = np.where(seen, y, 0)
+    if factors is not None:
+        y = y * to_float(factors, (problem.c,))
     if problem.block > 1:
         y = np.pad(y, ((0, 0), (problem.pad, problem.pad), (problem.pad, problem.pad), (0, 0)))
     return _blocks(scale * y, problem.block)
