@@ -66,7 +66,9 @@ class InputLayer(Layer):
         self._has_own_mean = image.mean is not None
         if image.mean is not None:
             self.mean = self._mean
-            device.fill(self._mean, np.broadcast_to(np.float32(image.mean), net.stored_shape).copy())
+            device.fill(
+                self._mean, np.broadcast_to(np.array(image.mean, np.float32), net.stored_shape).copy()
+            )
 
     def load(self, batch: ImageBatch) -> None:
         """Start to copy a batch to the device; rows beyond its images are filled with zeros."""
