@@ -282,7 +282,7 @@ def _input_transform(
 
 
 def _add(case: Case, alpha: float = 1.0, beta: float = 1.0, relu: bool = False) -> dict[str, Any]:
-    scales = {} if alpha == beta == 1 else {"alpha": alpha, "beta": beta}
+    scales = {} if alpha == beta == 1 and not relu else {"alpha": alpha, "beta": beta}
     return {"a": case("a"), "b": case("b"), **scales, **({"relu": True} if relu else {})}
 
 

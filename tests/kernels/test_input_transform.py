@@ -147,6 +147,7 @@ def test_a_crop_may_reach_out_of_the_image(device: Device, mirror: bool) -> None
                 "mean": mean,
                 "shift": np.full((2, 1), 0.5, np.float32),
                 "scale": 2.0,
+                "factors": None,
             }
             y = run("input_transform", InputProblem(2, 4, 5, 1, 3, 4, margin=3), device, given)["y"]
             rows, columns = 3 + np.clip(top, -3, 4), 3 + np.clip(left, -3, 4)
@@ -171,6 +172,7 @@ def test_a_crop_outside_the_image_is_moved_inside(device: Device, far: int) -> N
             "mean": None,
             "shift": None,
             "scale": 1.0,
+            "factors": None,
         }
         y = run("input_transform", problem, device, inputs)["y"][0]
         crop = images[0, 2:, 2:] if far > 0 else images[0, :2, :3]
