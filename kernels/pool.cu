@@ -287,15 +287,16 @@ const PoolTable<T>& forward_table() {
   static const PoolTable<T> table = [] {
     std::vector<typename PoolTable<T>::Row> rows;
     if constexpr (POOLING == Pooling::average) {
-      rows = {{typed + "_image", true, averages_image_in_vectors<T>, always, no_workspace,
-               launch_image<kVectorWidth<T>, T>},
-              {typed + "_image_scalar", false, averages_image, always, no_workspace, launch_image<1, T>}};
+      rows = {{typed + "_image", true, averages_image_in_vectors<T>, always<PoolProblem>,
+               no_workspace<PoolProblem>, launch_image<kVectorWidth<T>, T>},
+              {typed + "_image_scalar", false, averages_image, always<PoolProblem>, no_workspace<PoolProblem>,
+               launch_image<1, T>}};
     }
-    return PoolTable<T>(
-        name, std::move(rows),
-        {{typed, true, vectors_divide_channels<T>, always, no_workspace,
-          launch_forward<POOLING, kVectorWidth<T>, T>},
-         {typed + "_scalar", false, always, always, no_workspace, launch_forward<POOLING, 1, T>}});
+    return PoolTable<T>(name, std::move(rows),
+                        {{typed, true, vectors_divide_channels<T>, always<PoolProblem>,
+                          no_workspace<PoolProblem>, launch_forward<POOLING, kVectorWidth<T>, T>},
+                         {typed + "_scalar", false, always<PoolProblem>, always<PoolProblem>,
+                          no_workspace<PoolProblem>, launch_forward<POOLING, 1, T>}});
   }();
   return table;
 }
