@@ -25,7 +25,7 @@ from cconvnet.layers.conv import ConvLayer
 from cconvnet.layers.copy import CopyLayer
 from cconvnet.layers.dropout import Dropout
 from cconvnet.layers.input_transform import ImageBatch, InputLayer
-from cconvnet.layers.registry import can_fuse, fuse_layers, layer_type, make_layer
+from cconvnet.layers.registry import can_fuse, fuse_layers, joins_channels, layer_type, make_layer
 from cconvnet.layers.softmax import SoftmaxCostLayer
 from cconvnet.layers.weighted import initial_weights
 
@@ -44,6 +44,7 @@ __all__ = [
     "can_fuse",
     "fuse_layers",
     "initial_weights",
+    "joins_channels",
     "layer_type",
     "make_layer",
     "over_blocks",

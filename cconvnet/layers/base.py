@@ -34,7 +34,7 @@ class Place:
 
     @property
     def pitch(self) -> int:
-        """How many channels the concatenation has."""
+        """The number of channels of the concatenation."""
         return int(self.whole.shape[-1])
 
     def of(self, whole: Any, channels: int) -> Any:
@@ -202,12 +202,14 @@ class Layer:
         scratch: likewise, of activations' elements, at least scratch_count() of them.
         backward_in_place: whether an input's gradient may overwrite the output's.
         several_inputs: whether its spec may have more than one input.
+        joins_channels: whether its output is the channels of its inputs, one after the other.
         is_copy: whether it only copies an activation from one device to another.
     """
 
     type: ClassVar[str]
     backward_in_place: ClassVar[bool] = False
     several_inputs: ClassVar[bool] = False
+    joins_channels: ClassVar[bool] = False
     is_copy: ClassVar[bool] = False
 
     def __init__(

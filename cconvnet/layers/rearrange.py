@@ -23,6 +23,7 @@ class ConcatLayer(Layer):
 
     type = "concat"
     several_inputs = True
+    joins_channels = True
 
     def __init__(self, spec: ConcatSpec, inputs: Sequence[Sequence[Tensor]], site: Site) -> None:
         tensors = several(inputs)

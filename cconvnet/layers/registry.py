@@ -73,6 +73,11 @@ def layer_type(spec: LayerSpec) -> type[Layer]:
     return kind
 
 
+def joins_channels(spec: LayerSpec) -> bool:
+    """True if the layer's output is the channels of its inputs, one after the other."""
+    return _LAYERS[type(spec)].joins_channels
+
+
 def can_fuse(first: LayerSpec, second: LayerSpec) -> bool:
     """True if one layer can do the work of two, where only the second reads the first."""
     kind = _FUSED.get((type(first), type(second)))

@@ -23,6 +23,7 @@ but not where they live.
 Modules, in reading order:
     network: the class Network, which hands all work to the modules below.
     graph: the layers on their devices, the copies between them, and the order of both passes.
+    places: layers that write their channels into a concatenation.
     memory: the allocation of arrays; gradients that share memory.
     step: the forward pass, the backward pass, the update, and the captured step.
     batch: the arguments of Network.load, checked.

@@ -5,8 +5,8 @@ from __future__ import annotations
 import collections
 from typing import Any
 
-from cconvnet.layers import Place, Site, layer_type
-from cconvnet.nets import ConcatSpec, LayerSpec, NetSpec
+from cconvnet.layers import Place, Site, joins_channels, layer_type
+from cconvnet.nets import LayerSpec, NetSpec
 from cconvnet.nets.shapes import Shape, shapes
 from cconvnet.network.memory import Memory
 
@@ -27,20 +27,20 @@ class Places:
         self._memory = memory
         self._arrays: dict[tuple[str, int], Any] = {}  # by the concatenation's name and its part
         self._shapes: dict[str, Shape] = {}
-        self._readers: dict[str, ConcatSpec] = {}
+        self._readers: dict[str, LayerSpec] = {}
         readers = collections.Counter(name for layer in spec.layers for name in layer.inputs)
-        concats = [layer for layer in spec.layers if isinstance(layer, ConcatSpec) and len(layer.inputs) > 1]
+        concats = [layer for layer in spec.layers if joins_channels(layer)]
         if concats:
             self._shapes = shapes(spec)
             self._readers = {
                 name: concat for concat in concats for name in concat.inputs if readers[name] == 1
             }
 
-    def reader(self, spec: LayerSpec) -> ConcatSpec | None:
+    def reader(self, spec: LayerSpec) -> LayerSpec | None:
         """Return the concatenation in which a layer can be placed; None if it cannot."""
         return self._readers.get(spec.name) if layer_type(spec).can_be_placed(spec) else None
 
-    def place(self, spec: LayerSpec, concat: ConcatSpec, site: Site) -> Place:
+    def place(self, spec: LayerSpec, concat: LayerSpec, site: Site) -> Place:
         """Return the place of a layer, or of its part, in a concatenation on the site's device."""
         key = (concat.name, site.part)
         if key not in self._arrays:
