@@ -22,7 +22,7 @@ import cconvnet as cc
 from cconvnet import nets
 from cconvnet.bench import step as bench
 from cconvnet.bench.peers import forms
-from cconvnet.bench.peers.cconvnet_step import END
+from cconvnet.bench.peers.cconvnet_step import END, OurStep
 from cconvnet.bench.processes import Disagreement, Worker
 from cconvnet.devices import PRECISIONS
 from cconvnet.nets import NetSpec, spec_to_dict
@@ -116,6 +116,20 @@ def test_sides_that_agree_are_timed_in_turn(fake: str) -> None:
 def test_sides_that_disagree_are_not_timed(fake: str, mistake: str, words: str) -> None:
     with pytest.raises(Disagreement, match=f"PyTorch {mistake} does not compute what cconvnet does: {words}"):
         run(peer=fake, forms=[mistake], stepped=lambda done: pytest.fail("a step was timed"))
+
+
+def test_sides_are_compared_at_a_rate_at_which_the_network_does_not_leap(tmp_path: Path) -> None:
+    side = OurStep(spec_to_dict(nets.build("lenet")), 4, ["cpu:0"], "fp32", str(tmp_path))
+    before = side.network.state()
+    assert side.gentle_rate(1e-6) == 1e-6
+    rate = side.gentle_rate(10.0)
+    assert all(np.array_equal(value, before[name]) for name, value in side.network.state().items())
+    first, second, _ = side.first_steps(3, rate)
+    # By the gradient alone the loss falls by 5%.
+    assert 0.94 * first < second < 0.97 * first
+    side.network.load_state(before)
+    first, second, _ = side.first_steps(3, 100 * rate)
+    assert not 0.5 * first < second < 1.5 * first
 
 
 def test_a_disagreement_is_an_error_of_the_command(
