@@ -231,9 +231,23 @@ PYBIND11_MODULE(_problem, m) {
               &DropoutProblem::first)
       .fields("threshold", &DropoutProblem::threshold);
 
-  ProblemType<SoftmaxProblem>(m, "SoftmaxProblem", "Softmax of each row of logits[n,k].")
-      .made_by(&SoftmaxProblem::make, "n"_a, "k"_a)
-      .fields("n", &SoftmaxProblem::n, "k", &SoftmaxProblem::k);
+  ProblemType<SoftmaxProblem>(m, "SoftmaxProblem",
+                              "Softmax of each row of logits[n,k]; rows with the label `ignore` count for "
+                              "nothing.")
+      .made_by(
+          [](int n, int k, std::optional<int> ignore) {
+            return SoftmaxProblem::make(n, k, ignore.has_value(), ignore.value_or(0));
+          },
+          "n"_a, "k"_a, "ignore"_a = py::none())
+      .fields("n", &SoftmaxProblem::n, "k", &SoftmaxProblem::k)
+      .fields("ignore", [](const SoftmaxProblem& problem) {
+        return problem.ignores ? std::optional<int>(problem.ignore) : std::nullopt;
+      });
+
+  ProblemType<L2CostProblem>(m, "L2CostProblem",
+                             "The squared distance of each row of x[n,k] from its target.")
+      .made_by(&L2CostProblem::make, "n"_a, "k"_a)
+      .fields("n", &L2CostProblem::n, "k", &L2CostProblem::k);
 
   ProblemType<SgdProblem>(m, "SgdProblem", "One update of a tensor of `count` parameters.")
       .made_by(&SgdProblem::make, "count"_a, "lr"_a, "momentum"_a = 0.0f, "weight_decay"_a = 0.0f)

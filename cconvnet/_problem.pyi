@@ -231,7 +231,14 @@ class DropoutProblem:
     threshold: int
 
 class SoftmaxProblem:
-    """Softmax of each row of logits[n,k]."""
+    """Softmax of each row of logits[n,k]; rows with the label `ignore`, unless it is None, count for nothing."""
+    def __init__(self, n: int, k: int, ignore: int | None = ...) -> None: ...
+    n: int
+    k: int
+    ignore: int | None
+
+class L2CostProblem:
+    """The squared distance of each row of x[n,k] from its target."""
     def __init__(self, n: int, k: int) -> None: ...
     n: int
     k: int

@@ -256,7 +256,7 @@ void dropout(const DropoutProblem& problem, const int64_t* step, const T* x, T* 
 // watch_losses      *halt = 1 if any of the losses is infinite or NaN, else 0. Passed as every update's
 //                   `halt`, it leaves the weights unchanged in a step that went wrong.
 // A label outside [0, k) makes its row's loss NaN, its rank k and its gradient NaN; nothing is read out of
-// bounds.
+// bounds. A row with the label that the problem ignores has loss, rank and gradient 0, whatever its logits.
 template <class T>
 void softmax_forward(const SoftmaxProblem& problem, const T* logits, float* probabilities, Stream stream);
 template <class T>
@@ -269,6 +269,16 @@ template <class T>
 void softmax_cross_entropy(const SoftmaxProblem& problem, const T* logits, const int32_t* labels, float scale,
                            float* probabilities, float* loss, int32_t* rank, T* dlogits, Stream stream);
 void watch_losses(int count, const float* loss, int32_t* halt, Stream stream);
+
+// ---- L2 cost --------------------------------------------------------------------------------------------
+// l2_cost_forward   loss[n] = 0.5 * the sum over a row of (x[n,k] - target[n,k])^2, in a fixed order.
+// l2_cost_backward  dx = scale * (x - target), in place allowed (dx = x).
+template <class T>
+void l2_cost_forward(const L2CostProblem& problem, const T* x, const float* target, float* loss,
+                     Stream stream);
+template <class T>
+void l2_cost_backward(const L2CostProblem& problem, const T* x, const float* target, float scale, T* dx,
+                      Stream stream);
 
 // ---- update ---------------------------------------------------------------------------------------------
 void sgd_update(const Update& update, const float* g, Stream stream);

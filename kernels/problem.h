@@ -353,14 +353,30 @@ struct DropoutProblem {
   uint64_t threshold() const { return static_cast<uint64_t>(static_cast<double>(keep) * 4294967296.0); }
 };
 
-// Softmax over the k logits of each of n rows.
+// Softmax over the k logits of each of n rows. If `ignores`, rows with the label `ignore` count for nothing.
 struct SoftmaxProblem {
   int n, k;
+  bool ignores = false;
+  int ignore = 0;
 
-  static SoftmaxProblem make(int n, int k) {
+  static SoftmaxProblem make(int n, int k, bool ignores = false, int ignore = 0) {
     detail::at_least("n", n, 1);
     detail::at_least("k", k, 1);
     detail::fits("logits", {n, k});
+    return {n, k, ignores, ignores ? ignore : 0};
+  }
+
+  int count() const { return n * k; }
+};
+
+// The squared distance of each of n rows of k values from its target.
+struct L2CostProblem {
+  int n, k;
+
+  static L2CostProblem make(int n, int k) {
+    detail::at_least("n", n, 1);
+    detail::at_least("k", k, 1);
+    detail::fits("x", {n, k});
     return {n, k};
   }
 

@@ -17,15 +17,31 @@ struct Max {  // of the numbers: a NaN is ignored
   __device__ float operator()(float a, float b) const { return fmaxf(a, b); }
 };
 
+struct Ignored {
+  bool any;
+  int label;
+};
+
 struct SoftmaxShared {
   float largest[kWarps], sum[kWarps];
   int before[kWarps], nans[kWarps];
 };
 
-// The gradient by one logit.
-__device__ __forceinline__ float gradient(float scale, float probability, bool is_label, bool label_ok) {
-  return label_ok ? scale * (probability - (is_label ? 1.0f : 0.0f)) : NAN;
-}
+// The label of a row, if it is a class and if it is the one that the problem ignores.
+struct Label {
+  int value = 0;
+  bool is_class = false, ignored = false;
+
+  Label() = default;
+  __device__ Label(int label, int k, const Ignored& which)
+      : value(label), is_class(label >= 0 && label < k), ignored(which.any && label == which.label) {}
+
+  // The gradient by the logit of class j.
+  __device__ __forceinline__ float gradient(float scale, float probability, int64_t j) const {
+    if (ignored) return 0.0f;
+    return is_class ? scale * (probability - (j == value ? 1.0f : 0.0f)) : NAN;
+  }
+};
 
 // ---- by rows --------------------------------------------------------------------------------------------
 
@@ -39,6 +55,7 @@ struct CrossEntropy {
   int32_t* rank;
   float scale;
   T* dlogits;
+  Ignored ignored;
 };
 
 template <int THREADS, Also ALSO, class T>
@@ -53,13 +70,11 @@ __global__ void __launch_bounds__(kThreads)
   logits += row * k;
   probabilities += row * k;
 
-  int label = 0;
-  bool label_ok = false;
+  Label label;
   float label_logit = 0.0f;
   if (LOSS) {
-    label = out.labels[row];
-    label_ok = label >= 0 && label < k;
-    if (label_ok) label_logit = to_float(logits[label]);
+    label = Label(out.labels[row], k, out.ignored);
+    if (label.is_class) label_logit = to_float(logits[label.value]);
   }
 
   float largest = -INFINITY;
@@ -68,7 +83,7 @@ __global__ void __launch_bounds__(kThreads)
     const float logit = to_float(logits[j]);
     largest = fmaxf(largest, logit);
     if (LOSS) {
-      before += logit > label_logit || (logit == label_logit && j < label);
+      before += logit > label_logit || (logit == label_logit && j < label.value);
       nans += logit != logit;
     }
   }
@@ -83,8 +98,10 @@ __global__ void __launch_bounds__(kThreads)
     nans = reduce_row<THREADS>(nans, shared.nans, Sum());
     if (thread == 0) {
       // If the label's logit is the largest, the loss is exactly log(sum).
-      out.loss[row] = label_ok ? logf(sum) - (label_logit - largest) : NAN;
-      out.rank[row] = label_ok && nans == 0 ? before : k;
+      const float loss = label.is_class ? logf(sum) - (label_logit - largest) : NAN;
+      const int rank = label.is_class && nans == 0 ? before : k;
+      out.loss[row] = label.ignored ? 0.0f : loss;
+      out.rank[row] = label.ignored ? 0 : rank;
     }
   }
 
@@ -94,7 +111,7 @@ __global__ void __launch_bounds__(kThreads)
     const float probability = expf(to_float(logits[j]) - largest) / sum;
     probabilities[j] = probability;
     if (ALSO == Also::loss_and_gradient) {
-      out.dlogits[row * k + j] = from_float<T>(gradient(out.scale, probability, j == label, label_ok));
+      out.dlogits[row * k + j] = from_float<T>(label.gradient(out.scale, probability, j));
     }
   }
 }
@@ -143,16 +160,16 @@ struct CrossEntropyBackward {
   const float* probabilities;
   const int32_t* labels;
   T* dlogits;
+  Ignored ignored;
 
   template <int WIDTH>
   __device__ void apply(int64_t i) const {
     int j;
-    const int label = labels[k_div.divide(static_cast<int>(i), j)];
-    const bool label_ok = label >= 0 && label < k;
+    const Label label(labels[k_div.divide(static_cast<int>(i), j)], k, ignored);
     Vector<WIDTH> value = load<WIDTH>(probabilities + i);
 #pragma unroll
     for (int lane = 0; lane < WIDTH; ++lane) {
-      value.lane[lane] = gradient(scale, value.lane[lane], j + lane == label, label_ok);
+      value.lane[lane] = label.gradient(scale, value.lane[lane], j + lane);
     }
     store(dlogits + i, value);
   }
@@ -166,6 +183,10 @@ __global__ void __launch_bounds__(kThreads) watch_losses_kernel(int count, const
   if (threadIdx.x == 0) *halt = any_bad ? 1 : 0;
 }
 
+Ignored ignored_by(const SoftmaxProblem& problem) {
+  return {problem.ignores, problem.ignore};
+}
+
 }  // namespace
 
 template <class T>
@@ -176,24 +197,26 @@ void softmax_forward(const SoftmaxProblem& problem, const T* logits, float* prob
 template <class T>
 void softmax_cross_entropy_forward(const SoftmaxProblem& problem, const T* logits, const int32_t* labels,
                                    float* probabilities, float* loss, int32_t* rank, Stream stream) {
-  table<Also::loss, T>().run(problem, {logits, probabilities, {labels, loss, rank, 0, nullptr}}, stream,
-                             nullptr);
+  table<Also::loss, T>().run(problem,
+                             {logits, probabilities, {labels, loss, rank, 0, nullptr, ignored_by(problem)}},
+                             stream, nullptr);
 }
 
 template <class T>
 void softmax_cross_entropy_backward(const SoftmaxProblem& problem, const float* probabilities,
                                     const int32_t* labels, float scale, T* dlogits, Stream stream) {
   const bool vectors = problem.k % kVectorWidth<T> == 0 && aligned(probabilities, dlogits);
-  launch_elementwise<T>(
-      problem.count(), vectors, stream,
-      CrossEntropyBackward<T>{problem.k, Divider(problem.k), scale, probabilities, labels, dlogits});
+  launch_elementwise<T>(problem.count(), vectors, stream,
+                        CrossEntropyBackward<T>{problem.k, Divider(problem.k), scale, probabilities, labels,
+                                                dlogits, ignored_by(problem)});
 }
 
 template <class T>
 void softmax_cross_entropy(const SoftmaxProblem& problem, const T* logits, const int32_t* labels, float scale,
                            float* probabilities, float* loss, int32_t* rank, T* dlogits, Stream stream) {
   table<Also::loss_and_gradient, T>().run(
-      problem, {logits, probabilities, {labels, loss, rank, scale, dlogits}}, stream, nullptr);
+      problem, {logits, probabilities, {labels, loss, rank, scale, dlogits, ignored_by(problem)}}, stream,
+      nullptr);
 }
 
 void watch_losses(int count, const float* loss, int32_t* halt, Stream stream) {

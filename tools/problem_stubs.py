@@ -36,7 +36,8 @@ def fields_of(problem: type) -> dict[str, str]:
     """Return the type of each field, in the order of their definition."""
     fields = {name: value for name, value in vars(problem).items() if isinstance(value, property)}
     signatures = {name: value.fget.__doc__ or "" for name, value in fields.items()}
-    return {name: text.rpartition("-> ")[2].strip().lower() for name, text in signatures.items()}
+    types = {name: text.rpartition("-> ")[2].strip().lower() for name, text in signatures.items()}
+    return {name: text.replace("none", "None") for name, text in types.items()}
 
 
 def arguments_of(problem: type, method: str) -> Iterator[tuple[str, bool]]:

@@ -230,7 +230,7 @@ def python() -> str:
             continue
         if inspect.isclass(value):
             parts += class_of(value)
-            callables = [member for member in vars(value).values() if inspect.isfunction(member)]
+            callables = [member for member in members_of(value).values() if inspect.isfunction(member)]
         else:
             parts += [signature(name, value), markdown(value.__doc__)]
             callables = [value]
@@ -242,6 +242,15 @@ def python() -> str:
     return "\n\n".join(filter(None, parts))
 
 
+def members_of(kind: type) -> dict[str, Any]:
+    """Return the members of a class: its own, then those of our classes that it is made of."""
+    found: dict[str, Any] = {}
+    for base in (kind, *(base for base in kind.__mro__[1:] if base.__module__.startswith("cconvnet."))):
+        for name, member in vars(base).items():
+            found.setdefault(name, member)
+    return found
+
+
 def class_of(kind: type) -> Iterator[str]:
     """Yield the parts of a class: signature, docstring, properties and methods in their order."""
     fields = dataclasses.fields(kind) if dataclasses.is_dataclass(kind) else ()
@@ -249,7 +258,7 @@ def class_of(kind: type) -> Iterator[str]:
     if "__init__" in vars(kind) and not any(field.name.startswith("_") for field in fields):
         yield signature(kind.__name__, kind)
     yield markdown(kind.__doc__)
-    members = {name: member for name, member in vars(kind).items() if not name.startswith("_")}
+    members = {name: member for name, member in members_of(kind).items() if not name.startswith("_")}
     properties = {n: m for n, m in members.items() if isinstance(m, property)}
     if properties:
         lines = [f"- `{name}`: {prose(inspect.getdoc(member) or '')}" for name, member in properties.items()]

@@ -12,6 +12,7 @@ from typing import Any
 from cconvnet._problem import (
     BiasProblem,
     DropoutProblem,
+    L2CostProblem,
     LrnProblem,
     NeuronProblem,
     SgdProblem,
@@ -23,6 +24,7 @@ from cconvnet.layers import over_blocks
 from cconvnet.nets import (
     DATA,
     DropoutSpec,
+    L2CostSpec,
     NetSpec,
     Neuron,
     NeuronSpec,
@@ -230,8 +232,13 @@ def _operations(name: str, spec: NetSpec | None, batch: int) -> Iterator[tuple[s
             elif isinstance(own, NeuronSpec):
                 yield from _neuron(own.name, own.neuron, count)
             elif isinstance(own, SoftmaxCostSpec):
-                channels = math.prod(found[own.inputs[0]])
-                yield own.name, "softmax_cross_entropy", SoftmaxProblem(batch, channels)
+                read = math.prod(found[own.inputs[0]])
+                k = spec.classes
+                yield own.name, "softmax_cross_entropy", SoftmaxProblem(batch * read // k, k, own.ignore)
+            elif isinstance(own, L2CostSpec):
+                problem = L2CostProblem(batch, math.prod(found[own.inputs[0]]))
+                yield own.name, "l2_cost_forward", problem
+                yield own.name, "l2_cost_backward", problem
     yield "update", "sgd_update", SgdProblem(walk.weights, **_RATES)
 
 

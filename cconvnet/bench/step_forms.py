@@ -86,7 +86,7 @@ def _pipelined(training: Training, steps: int) -> float:
     network, later = training.network, None
     begin = time.perf_counter()
     for number in range(steps):
-        network.load(*training.inputs)
+        network.load(*training.inputs, targets=training.targets)
         network.train_step(number, training.lr, network.spec.recipe.momentum)
         now = network.result_later()
         if later is not None:

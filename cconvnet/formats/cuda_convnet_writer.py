@@ -297,6 +297,10 @@ def _only_cost(spec: NetSpec) -> SoftmaxCostSpec:
             raise _cannot(cost, "is a head, in training only: the files run every cost in tests too")
         if not isinstance(cost, SoftmaxCostSpec):
             raise _cannot(cost, f"the files know no {cost.type}")
+        if cost.per_pixel:
+            raise _cannot(cost, "per_pixel=True: the files' labels are those of images")
+        if cost.ignore is not None:
+            raise _cannot(cost, f"ignore={cost.ignore}: the files' costs ignore no label")
     assert isinstance(spec.answer, SoftmaxCostSpec)
     return spec.answer
 

@@ -19,6 +19,7 @@ from cconvnet.formats import cuda_convnet
 from cconvnet.formats.cuda_convnet_extras import read_extras
 from cconvnet.formats.own_nets import PythonFile, read_json
 from cconvnet.nets import NetSpec
+from cconvnet.nets.costs import check_data
 from cconvnet.nets.shapes import Shape, text_of
 from cconvnet.nets.transform import scaled
 
@@ -110,8 +111,8 @@ class FixedNet(ChosenNet):
         self, image_shape: Shape | None = None, classes: int | None = None
     ) -> tuple[NetSpec, list[str]]:
         """Return the network, if it is made for these images and classes."""
-        if classes is not None and not self.spec.costs:
-            raise ValueError(f"{self} has no cost, so there is nothing to train or to evaluate on data")
+        if classes is not None:
+            check_data(self.spec, str(self))
         own = (self.spec.stored_shape, self.spec.classes)
         given = (image_shape or own[0], own[1] if classes is None else classes)
         if given != own:

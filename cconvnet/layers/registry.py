@@ -11,6 +11,7 @@ from cconvnet.layers.dropout import DropoutLayer
 from cconvnet.layers.elementwise import SumLayer
 from cconvnet.layers.eltmax import MaxLayer
 from cconvnet.layers.fc import FcLayer
+from cconvnet.layers.l2_cost import L2CostLayer
 from cconvnet.layers.local import LocalLayer
 from cconvnet.layers.lrn import LrnLayer
 from cconvnet.layers.lrn_maxpool import LrnMaxpoolLayer
@@ -25,6 +26,7 @@ from cconvnet.nets import (
     ConvSpec,
     DropoutSpec,
     FcSpec,
+    L2CostSpec,
     LayerSpec,
     LocalSpec,
     LrnSpec,
@@ -51,6 +53,7 @@ _LAYERS: dict[type[LayerSpec], type[Layer]] = {
     SelectSpec: SelectLayer,
     BlurSpec: BlurLayer,
     SoftmaxCostSpec: SoftmaxCostLayer,
+    L2CostSpec: L2CostLayer,
 }
 # The class that may compute two layers, by the types of both.
 _FUSED: dict[tuple[type[LayerSpec], type[LayerSpec]], type[Layer]] = {

@@ -1,9 +1,8 @@
-"""Softmax and cross-entropy, the cost of a network."""
+"""Softmax and cross-entropy, the cost of most networks."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
@@ -25,21 +24,27 @@ class SoftmaxCostLayer(CostLayer):
     def __init__(self, spec: SoftmaxCostSpec, inputs: Sequence[Sequence[Tensor]], site: Site) -> None:
         x = only(inputs)
         n, k = x.shape[0], x.count // x.shape[0]
-        self.problem = SoftmaxProblem(n, k)
-        super().__init__(spec.name, site, [x], (n, k), element=np.float32)
+        shape = x.image if spec.per_pixel else (n, k)
+        rows = x.count // shape[-1]
+        self.problem = SoftmaxProblem(rows, shape[-1], spec.ignore)
+        super().__init__(spec.name, site, [x], shape, element=np.float32)
         self.coeff = spec.coeff
-        self.labels = site.allocate(site.device, (n,), np.int32)
-        self.losses = site.allocate(site.device, (n,))
-        self.ranks = site.allocate(site.device, (n,), np.int32)
-        self.count = n
+        self.is_fixed = spec.ignore is None
+        self.labels = site.allocate(site.device, (rows,), np.int32)
+        self.losses = site.allocate(site.device, (rows,))
+        self.ranks = site.allocate(site.device, (rows,), np.int32)
+        self.count, self.counted = n, slice(0, rows)
         self._gradient_is_computed = False
 
-    def load(self, labels: Array) -> None:
+    def load(self, wanted: Array) -> None:
         """Take the labels of a batch, from here on of as many images."""
-        self.count = len(labels)
+        self.count, labels = len(wanted), wanted.reshape(-1)
+        self.counted = (
+            slice(0, len(labels)) if self.is_fixed else np.flatnonzero(labels != self.problem.ignore)
+        )
         with self.device:
-            self.labels[self.count :] = 0
-        self.device.fill(self.labels[: self.count], labels)
+            self.labels[len(labels) :] = 0
+        self.device.fill(self.labels[: len(labels)], labels)
 
     def forward(self, train: bool) -> None:
         """Compute probabilities, losses and ranks, and in training the gradient."""
@@ -50,21 +55,21 @@ class SoftmaxCostLayer(CostLayer):
             module.softmax_cross_entropy_forward(
                 self.problem, x, self.labels, self.output.array, self.losses, self.ranks, stream
             )
-            self._clear_missing(self.losses)
+            self.clear_missing(self.losses)
             return
         module.softmax_cross_entropy(
             self.problem,
             x,
             self.labels,
-            self.coeff / self.count,
+            self.scale,
             self.output.array,
             self.losses,
             self.ranks,
             dx,
             stream,
         )
-        self._clear_missing(dx)
-        self._clear_missing(self.losses)
+        self.clear_missing(dx)
+        self.clear_missing(self.losses)
 
     def backward(self, updates: FusedUpdates | None = None) -> None:
         """Compute the gradient unless the forward pass has."""
@@ -72,11 +77,6 @@ class SoftmaxCostLayer(CostLayer):
         if dx is None or self._gradient_is_computed:
             return
         self.device.module.softmax_cross_entropy_backward(
-            self.problem, self.output.array, self.labels, self.coeff / self.count, dx, self.device.stream
+            self.problem, self.output.array, self.labels, self.scale, dx, self.device.stream
         )
-        self._clear_missing(dx)
-
-    def _clear_missing(self, rows: Any) -> None:
-        """Set the rows without an image to 0."""
-        if self.count < len(rows):
-            rows[self.count :] = 0
+        self.clear_missing(dx)

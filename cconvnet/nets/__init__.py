@@ -4,6 +4,7 @@ Modules, in reading order:
     values: activation functions, first weights and falling rates, as fields of layers.
     specs: one dataclass per layer type.
     recipe: a whole network, its images and its training settings; placing layers on devices.
+    costs: the labels and targets that a network's costs need.
     shapes: shapes of activations, numbers of weights and multiply-adds, and checks of layers.
     table: these figures as a table.
     builder: networks of one's own, from values that know their shape.
@@ -32,6 +33,7 @@ from cconvnet.nets.specs import (
     DropoutSpec,
     FcSpec,
     FilterSpec,
+    L2CostSpec,
     LayerSpec,
     LocalSpec,
     LrnSpec,
@@ -80,6 +82,7 @@ __all__ = [
     "FilterSpec",
     "Init",
     "InputSpec",
+    "L2CostSpec",
     "LayerSpec",
     "LocalSpec",
     "LrStep",

@@ -33,10 +33,10 @@ from cconvnet.nets.arguments import (
     filter_fields,
     window_fields,
 )
-from cconvnet.nets.ends import Head, closed
-from cconvnet.nets.plan import Node, Plan, new_node
-from cconvnet.nets.recipe import InputSpec, NetSpec, TrainRecipe
-from cconvnet.nets.shapes import Shape, text_of
+from cconvnet.nets.ends import End
+from cconvnet.nets.plan import Node, new_node
+from cconvnet.nets.recipe import InputSpec
+from cconvnet.nets.shapes import text_of
 from cconvnet.nets.specs import (
     BlurSpec,
     ConcatSpec,
@@ -51,7 +51,6 @@ from cconvnet.nets.specs import (
     NeuronSpec,
     PoolSpec,
     SelectSpec,
-    SoftmaxCostSpec,
     SumSpec,
     WeightedSpec,
 )
@@ -59,27 +58,15 @@ from cconvnet.nets.values import Neuron, as_pair, require
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Value:
+class Value(End):
     """The output of a layer, or the images, of which further layers are made.
 
     Each method returns a new value. ``x + y`` is the elementwise sum; see also :func:`concat` and
     :func:`maximum`. :func:`image` makes the first value.
     """
 
-    _node: Node
-
     def __repr__(self) -> str:
         return f"<{self.name}: {text_of([self.shape])}>"
-
-    @property
-    def name(self) -> str:
-        """The name of its layer, as it is if the network ends here."""
-        return Plan([self._node]).names[self._node]
-
-    @property
-    def shape(self) -> Shape:
-        """The shape (H, W, C) of one image's activation; (1, 1, C) behind a fully connected layer."""
-        return self._node.shape
 
     @property
     def height(self) -> int:
@@ -330,85 +317,7 @@ class Value:
     def __add__(self, other: Value) -> Value:
         return add(self, other) if isinstance(other, Value) else NotImplemented
 
-    # ---- the end ----
-
-    def softmax(
-        self,
-        name: str = "net",
-        recipe: TrainRecipe | None = None,
-        *,
-        cost: str = "cost",
-        coeff: float = 1.0,
-        probs: str = "probs",
-        device: int | str | None = None,
-        heads: Sequence[Head] = (),
-    ) -> NetSpec:
-        """End the network with softmax and cross-entropy against the labels, and return it.
-
-        Args:
-            name: of the network; runs are named after it.
-            recipe: the default training settings; None: 10 epochs of batches of 64 at a rate of 0.02, with
-                random crops if the images are larger than the input.
-            cost: the name of this layer.
-            coeff: multiplies the gradient, not the loss that is shown.
-            probs: the name of the softmax in files that name it apart from the cost.
-            device: where it is computed; None: where its input is.
-            heads: further costs, in training only; :meth:`head` makes them.
-
-        Returns:
-            The network, with a class for each channel of this value.
-
-        Raises:
-            ValueError: there is more than one value for a class, a head has other classes, or two layers have
-                one name.
-        """
-        given = {"coeff": coeff, "softmax": probs}
-        end = self._softmax(given, {"name": cost, "device": device}, cost)
-        return closed(end._node, name, recipe, heads)
-
-    def features(self, name: str = "net", recipe: TrainRecipe | None = None) -> NetSpec:
-        """End the network with this value, without a cost, and return it.
-
-        ``Network.forward(train=False)`` computes the value, and ``Network.outputs`` returns it. Such a
-        network cannot be trained.
-
-        Args:
-            name: of the network.
-            recipe: as of :meth:`softmax`; its `pad` allows crops beyond the image.
-
-        Raises:
-            ValueError: this value is the images themselves.
-        """
-        return closed(self._node, name, recipe)
-
-    def head(self, coeff: float = 1.0, **place: Unpack[Place]) -> Head:
-        """Return a softmax cost that is present in training only: an auxiliary head.
-
-            >>> first = x.mean().fc(10).head(0.3)
-            >>> net = x.conv(64, 3).relu().mean().fc(10).softmax(heads=[first])
-
-        Args:
-            coeff: multiplies its gradient, which is added to those of the network's other costs.
-            **place: see :class:`Place`.
-
-        Returns:
-            The head. It becomes part of the network whose last method gets it as one of ``heads``.
-
-        Raises:
-            ValueError: there is more than one value for a class.
-        """
-        given = {"coeff": coeff, "train_only": True}
-        return Head(self._softmax(given, place, place.get("name", "cost"))._node)
-
     # ---- steps that methods share ----
-
-    def _softmax(self, given: Mapping[str, Any], place: Mapping[str, Any], name: str) -> Value:
-        if self.shape[:2] != (1, 1):
-            raise ValueError(
-                f"layer {name}: needs one value for each class, not {text_of([self.shape])} of {self.name}; "
-                "add .fc(classes) or .mean() before it"
-            )
-        return _layer(SoftmaxCostSpec, given, [self], place, "cost")
 
     def _weighted(self, kind: type[WeightedSpec], given: Mapping[str, Any], more: Weights) -> Value:
         values: dict[str, Any] = {**given, **more}

@@ -1,14 +1,17 @@
-"""The ends of networks under construction: auxiliary heads, and the network of all that leads to its ends."""
+"""The ends of networks under construction: costs, auxiliary heads, and features without a cost."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, Unpack
 
-from cconvnet.nets.plan import Node, Plan
+from cconvnet.nets.arguments import Place
+from cconvnet.nets.plan import Node, Plan, new_node
 from cconvnet.nets.recipe import NetSpec, TrainRecipe
-from cconvnet.nets.shapes import text_of
+from cconvnet.nets.shapes import Shape, text_of
+from cconvnet.nets.specs import L2CostSpec, SoftmaxCostSpec
 
 # A recipe for networks that come without one: the batch and the rate of lenet, with which it learns quickly.
 DEFAULT_RECIPE = TrainRecipe(batch=64, epochs=10, lr=0.02)
@@ -24,7 +27,7 @@ class Head:
     _node: Node
 
     def __repr__(self) -> str:
-        return f"<head {self.name}: {text_of([self._node.shape])}>"
+        return f"<head {self.name} of {text_of([node.shape for node in self._node.inputs])}>"
 
     @property
     def name(self) -> str:
@@ -32,35 +35,195 @@ class Head:
         return Plan([self._node]).names[self._node]
 
 
-def closed(end: Node, name: str, recipe: TrainRecipe | None, heads: Sequence[Head] = ()) -> NetSpec:
+@dataclass(frozen=True, eq=False, repr=False)
+class End:
+    """A value with which a network may end."""
+
+    _node: Node
+
+    @property
+    def name(self) -> str:
+        """The name of its layer, as it is if the network ends here."""
+        return Plan([self._node]).names[self._node]
+
+    @property
+    def shape(self) -> Shape:
+        """The shape (H, W, C) of one image's activation; (1, 1, C) behind a fully connected layer."""
+        return self._node.shape
+
+    def softmax(
+        self,
+        name: str = "net",
+        recipe: TrainRecipe | None = None,
+        *,
+        cost: str = "cost",
+        coeff: float = 1.0,
+        probs: str = "probs",
+        per_pixel: bool = False,
+        ignore: int | None = None,
+        device: int | str | None = None,
+        heads: Sequence[Head] = (),
+    ) -> NetSpec:
+        """End the network with softmax and cross-entropy against the labels, and return it.
+
+        Args:
+            name: of the network; runs are named after it.
+            recipe: the default training settings; None: 10 epochs of batches of 64 at a rate of 0.02, with
+                random crops if the images are larger than the input.
+            cost: the name of this layer.
+            coeff: multiplies the gradient, not the loss that is shown.
+            probs: the name of the softmax in files that name it apart from the cost.
+            per_pixel: whether each pixel of this value has a label, instead of each image.
+            ignore: the label that counts neither for the loss nor for the gradient, which are means over the
+                others; None: all count.
+            device: where it is computed; None: where its input is.
+            heads: further costs, in training only; :meth:`head` and :meth:`l2_head` make them.
+
+        Returns:
+            The network, with a class for each channel of this value.
+
+        Raises:
+            ValueError: there is more than one value for a class, a head has other classes or other labels, or
+                two layers have one name.
+        """
+        given = {"coeff": coeff, "softmax": probs, "per_pixel": per_pixel, "ignore": ignore}
+        return _closed(self._softmax(given, {"name": cost, "device": device}), name, recipe, heads)
+
+    def l2(
+        self,
+        name: str = "net",
+        recipe: TrainRecipe | None = None,
+        *,
+        cost: str = "cost",
+        coeff: float = 1.0,
+        device: int | str | None = None,
+        heads: Sequence[Head] = (),
+    ) -> NetSpec:
+        """End the network with half the squared distance of this value from a target, and return it.
+
+        The loss of an image is 0.5 * the sum of (value - target)^2. ``Network.load`` takes the targets.
+
+        Args:
+            name: of the network.
+            recipe: as of :meth:`softmax`.
+            cost: the name of this layer.
+            coeff: multiplies the gradient, not the loss that is shown.
+            device: where it is computed; None: where its input is.
+            heads: as of :meth:`softmax`.
+        """
+        place = {"name": cost, "device": device}
+        end = new_node(L2CostSpec, {"coeff": coeff}, (self._node,), place, "")
+        return _closed(end, name, recipe, heads)
+
+    def features(self, name: str = "net", recipe: TrainRecipe | None = None) -> NetSpec:
+        """End the network with this value, without a cost, and return it.
+
+        ``Network.forward(train=False)`` computes the value, and ``Network.outputs`` returns it. Such a
+        network cannot be trained.
+
+        Args:
+            name: of the network.
+            recipe: as of :meth:`softmax`; its `pad` allows crops beyond the image.
+
+        Raises:
+            ValueError: this value is the images themselves.
+        """
+        if self._node.spec is None:
+            raise ValueError("a network needs a layer; this value is the images themselves")
+        return _closed(self._node, name, recipe, ())
+
+    def head(
+        self,
+        coeff: float = 1.0,
+        *,
+        per_pixel: bool = False,
+        ignore: int | None = None,
+        **place: Unpack[Place],
+    ) -> Head:
+        """Return a softmax cost that is present in training only: an auxiliary head.
+
+            >>> first = x.mean().fc(10).head(0.3)
+            >>> net = x.conv(64, 3).relu().mean().fc(10).softmax(heads=[first])
+
+        Args:
+            coeff: multiplies its gradient, which is added to those of the network's other costs.
+            per_pixel: as of :meth:`softmax`.
+            ignore: as of :meth:`softmax`.
+            **place: see :class:`Place`.
+
+        Returns:
+            The head. It becomes part of the network whose last method gets it as one of ``heads``.
+
+        Raises:
+            ValueError: there is more than one value for a class.
+        """
+        given = {"coeff": coeff, "train_only": True, "per_pixel": per_pixel, "ignore": ignore}
+        return Head(self._softmax(given, place))
+
+    def l2_head(self, coeff: float = 1.0, **place: Unpack[Place]) -> Head:
+        """Return an L2 cost that is present in training only; see :meth:`l2` and :meth:`head`.
+
+        Args:
+            coeff: multiplies its gradient, which is added to those of the network's other costs.
+            **place: see :class:`Place`.
+        """
+        return Head(
+            new_node(L2CostSpec, {"coeff": coeff, "train_only": True}, (self._node,), place, "l2_cost")
+        )
+
+    def _softmax(self, given: Mapping[str, Any], place: Mapping[str, Any]) -> Node:
+        if self.shape[:2] != (1, 1) and not given["per_pixel"]:
+            raise ValueError(
+                f"layer {place.get('name', 'cost')}: needs one value for each class, not "
+                f"{text_of([self.shape])} of {self.name}; add .fc(classes) or .mean() before it, or give "
+                "per_pixel=True for labels of pixels"
+            )
+        return new_node(SoftmaxCostSpec, given, (self._node,), place, "cost")
+
+
+def _closed(end: Node, name: str, recipe: TrainRecipe | None, heads: Sequence[Head]) -> NetSpec:
     """Return the network that ends in a layer and in some heads.
 
     Args:
-        end: the layer that answers; its channels are the classes.
+        end: the layer that answers.
         name: of the network.
         recipe: the default training settings; None: those of :meth:`~cconvnet.nets.Value.softmax`.
         heads: further costs, in training only.
 
     Raises:
         TypeError: one of the heads is something else.
-        ValueError: there is no layer, a head is given twice or has other classes, or two layers have one
-            name.
+        ValueError: a head is given twice or has other classes or labels, or two layers have one name.
     """
-    if end.spec is None:
-        raise ValueError("a network needs a layer; this value is the images themselves")
     nodes: list[Node] = []
     for head in heads:
         if not isinstance(head, Head):
-            raise TypeError(f"heads must be what .head() returns, not {head!r}")
+            raise TypeError(f"heads must be what .head() or .l2_head() returns, not {head!r}")
         if head._node in nodes:
             raise ValueError(f"{head!r} is given twice")
-        if head._node.shape[2] != end.shape[2]:
-            raise ValueError(
-                f"{head!r} must have the classes of the network, which ends in {text_of([end.shape])}"
-            )
         nodes.append(head._node)
     plan = Plan([end, *nodes])
+    softmaxes = [node for node in (end, *nodes) if isinstance(node.spec, SoftmaxCostSpec)]
+    for node in softmaxes[1:]:
+        _check_alike(softmaxes[0], node, plan.names)
     images, stored = plan.images
     if recipe is None:
         recipe = dataclasses.replace(DEFAULT_RECIPE, crop=stored != (images.height, images.width))
-    return NetSpec(name, plan.layers(), images, stored, end.shape[2], recipe)
+    classes = softmaxes[0].shape[2] if softmaxes else end.shape[2]
+    return NetSpec(name, plan.layers(), images, stored, classes, recipe)
+
+
+def _check_alike(one: Node, other: Node, names: Mapping[Node, str]) -> None:
+    """Check that two softmax costs have the same classes and take the same labels."""
+    (mine,), (theirs,) = one.inputs, other.inputs
+    if mine.shape != theirs.shape:
+        raise ValueError(
+            f"layer {names[other]}: reads {text_of([theirs.shape])}, but {names[one]} reads "
+            f"{text_of([mine.shape])}: all softmax costs must have the same labels"
+        )
+    for field in ("per_pixel", "ignore"):
+        here, there = (getattr(node.spec, field) for node in (one, other))
+        if here != there:
+            raise ValueError(
+                f"layer {names[other]}: has {field}={there}, but {names[one]} has {field}={here}: all "
+                "softmax costs must have the same labels"
+            )

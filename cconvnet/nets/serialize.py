@@ -16,7 +16,13 @@ T = TypeVar("T")
 
 # Fields that layers did not always have, with the values by which they compute as before. These are left out,
 # so that the networks of older versions are described as ever. So is the distortion of a recipe without one.
-_LATER: dict[str, Any] = {"dilation": (1, 1), "count_padding": False, "train_only": False}
+_LATER: dict[str, Any] = {
+    "dilation": (1, 1),
+    "count_padding": False,
+    "train_only": False,
+    "per_pixel": False,
+    "ignore": None,
+}
 
 
 def spec_to_dict(spec: NetSpec) -> dict[str, Any]:
@@ -25,7 +31,7 @@ def spec_to_dict(spec: NetSpec) -> dict[str, Any]:
     for layer, layer_values in zip(spec.layers, values["layers"], strict=True):
         layer_values["type"] = layer.type
         for name, default in _LATER.items():
-            if layer_values.get(name) == default:
+            if name in layer_values and layer_values[name] == default:
                 del layer_values[name]
     if spec.recipe.distort == NO_DISTORTION:
         del values["recipe"]["distort"]

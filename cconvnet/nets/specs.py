@@ -441,11 +441,29 @@ class SoftmaxCostSpec(CostSpec):
 
     Attributes:
         softmax: the name of the softmax in files that name it apart from the cost.
+        per_pixel: whether each pixel of the input has a label. Otherwise all values of the input are logits
+            of the image's one label.
+        ignore: the label whose rows count neither for the loss nor for the gradient, which are means over the
+            others; None: all rows count.
     """
 
     type: ClassVar[str] = "softmax_cost"
 
     softmax: str = "probs"
+    per_pixel: bool = False
+    ignore: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.ignore is not None:
+            whole(f"layer {self.name}: ignore", self.ignore, -(2**31))
+
+
+@dataclass(frozen=True, kw_only=True)
+class L2CostSpec(CostSpec):
+    """Half the squared distance of an image's values from its target, such as the coordinates of boxes."""
+
+    type: ClassVar[str] = "l2_cost"
 
 
 LAYER_TYPES: dict[str, type[LayerSpec]] = {
@@ -465,6 +483,7 @@ LAYER_TYPES: dict[str, type[LayerSpec]] = {
         SelectSpec,
         BlurSpec,
         SoftmaxCostSpec,
+        L2CostSpec,
     )
 }
 

@@ -14,8 +14,10 @@ from cconvnet.nets.shapes import Shape, fan_in, output_shape, plain_init, shapes
 from cconvnet.nets.specs import (
     DATA,
     SPLIT_BY_CHANNEL,
+    CostSpec,
     FcSpec,
     FilterSpec,
+    L2CostSpec,
     LayerSpec,
     LrnSpec,
     PoolSpec,
@@ -198,8 +200,8 @@ def scaled(
 
     Args:
         spec: the network.
-        width: multiplies the filters and outputs of every layer but the last, rounded such that all groups
-            stay equal.
+        width: multiplies the filters and outputs of every layer but those before costs, rounded such that all
+            groups stay equal.
         image: (H, W) of the stored images; None: as they are. The crop keeps its share of each side.
         classes: how many labels there are; None: as many as before.
 
@@ -213,7 +215,7 @@ def scaled(
         raise ValueError(f"image must leave something to crop, not {height}x{side}")
     classes = spec.classes if classes is None else whole("classes", classes, 1)
     unit = _unit(spec)
-    last = _before_cost(spec)
+    last, targets = _before_costs(spec, SoftmaxCostSpec), _before_costs(spec, L2CostSpec)
 
     def units(count: int) -> int:
         return max(1, round(count * width / unit)) * unit
@@ -222,7 +224,10 @@ def scaled(
         if not isinstance(layer, _Weighted):
             return layer
         count = layer.outputs if isinstance(layer, FcSpec) else layer.filters
-        count = classes if layer.name in last else count if width == 1 else units(count)
+        if layer.name in last:
+            count = classes
+        elif layer.name not in targets and width != 1:
+            count = units(count)
         return dataclasses.replace(layer, **_channels(layer, count))
 
     changed = dataclasses.replace(
@@ -275,11 +280,11 @@ def _unit(spec: NetSpec) -> int:
     return math.lcm(*groups)
 
 
-def _before_cost(spec: NetSpec) -> set[str]:
-    """Return the layers with weights whose outputs are the classes, of the network and of its heads."""
+def _before_costs(spec: NetSpec, kind: type[CostSpec]) -> set[str]:
+    """Return the layers with weights whose outputs are the classes, or the targets, of costs of a kind."""
     layers = {layer.name: layer for layer in spec.layers}
     found: set[str] = set()
-    waiting = [name for cost in spec.costs if isinstance(cost, SoftmaxCostSpec) for name in cost.inputs]
+    waiting = [name for cost in spec.costs if isinstance(cost, kind) for name in cost.inputs]
     while waiting:
         layer = layers.get(waiting.pop())
         if isinstance(layer, _Weighted):

@@ -92,7 +92,7 @@ def _forward(runner: Runner) -> Iterator[Anomaly | None]:
         for name in layer.names:
             yield found_in(name, "forward", "its output", layer_output(layer, name)[: runner.count])
     for cost in runner.costs:
-        losses = cost.device.host(cost.losses)[: runner.count]
+        losses = cost.device.host(cost.losses)[cost.counted]
         yield found_in(cost.name, "forward", "the losses", losses)
 
 

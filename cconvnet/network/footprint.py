@@ -82,8 +82,10 @@ class Plan:
             for name, count in training.items()
         }
         for layer in graph.forward:
-            if layer not in graph.answering:
-                forward[layer.device.name] -= int(layer.output.array.nbytes)
+            output = layer.output
+            shared = output.place is not None or any(output.array is tensor.array for tensor in layer.inputs)
+            if layer not in graph.answering and not shared:
+                forward[layer.device.name] -= int(output.array.nbytes)
         pieces = [piece for parameter in graph.parameters.values() for piece in parameter.pieces]
         state = sum(int(piece.value.nbytes + piece.velocity.nbytes) for piece in pieces)
         return Needs(training, forward, state)

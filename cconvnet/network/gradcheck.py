@@ -31,6 +31,7 @@ from cconvnet.layers import initial_weights
 from cconvnet.nets import Init, NetSpec
 from cconvnet.nets.shapes import shapes
 from cconvnet.nets.transform import scaled
+from cconvnet.network.batch import random_wanted
 from cconvnet.network.network import Network
 from cconvnet.optim import Parameter
 
@@ -201,7 +202,7 @@ class _Point:
         self.spec, self.batch, self.seed = spec, batch, seed
         draws = np.random.Generator(np.random.Philox(seed))
         self.images = draws.integers(0, 256, (batch, *spec.stored_shape), np.uint8)
-        self.labels = draws.integers(0, spec.classes, batch).astype(np.int32)
+        self.wanted = random_wanted(spec, batch, draws)
         self.mirror = draws.integers(0, 2, batch).astype(np.uint8)
         self.mean = np.full(spec.stored_shape, 127.5, np.float32)
         self.values: dict[str, Array] = {}
@@ -210,7 +211,7 @@ class _Point:
         """Return a network at this point."""
         network = Network(self.spec, batch=self.batch, devices=devices, seed=self.seed)
         network.set_mean(self.mean)
-        network.load(self.images, self.labels, mirror=self.mirror)
+        network.load(self.images, mirror=self.mirror, **self.wanted)
         for name, parameter in network.parameters.items():
             if name not in self.values:
                 self.values[name] = self._first_value(parameter)

@@ -30,6 +30,7 @@ from cconvnet.layers import (
     make_layer,
 )
 from cconvnet.nets import DATA, LayerSpec, NetSpec
+from cconvnet.nets.costs import labels_of, targets_of
 from cconvnet.network.memory import Memory, allocate_gradients, allocate_workspaces, join_losses
 from cconvnet.network.places import Places
 from cconvnet.optim import FusedUpdates, Parameter
@@ -54,6 +55,8 @@ class Graph:
         inputs: the images on each device that reads them, by the device's name.
         copies: the copies between devices.
         costs: the layers that compute losses, by name.
+        labels: the labels that costs need; None: none do.
+        targets: the shape of an image's target of each L2 cost, by its layer.
         losses: those of all costs, one after another; None on several devices and without costs.
         parameters: by name, "conv1.weight", "conv1.bias".
         forward: all layers behind the inputs and all copies, in the order of the forward pass.
@@ -108,6 +111,7 @@ class Graph:
         self._add_layers(fuse)
         self.costs = {layer.name: layer.cost for layer in self.layers if layer.cost is not None}
         self._check_use()
+        self.labels, self.targets = labels_of(spec), targets_of(spec)
 
         self.copies = list(self._copies.values())
         self._copies_of: dict[int, list[CopyLayer]] = collections.defaultdict(list)  # by the tensor's id
@@ -297,7 +301,7 @@ class Graph:
     # -- checks --
 
     def _check_use(self) -> None:
-        """Check that every layer and device is used, and that costs have one value per class."""
+        """Check that every layer and device is used."""
         answer = self.spec.answer.name
         for name in self.parts:
             if name in self.costs:
@@ -305,12 +309,6 @@ class Graph:
                     raise ValueError(f"layer {name}: the probabilities of a cost cannot be an input")
             elif not self._readers[name] and name != answer:
                 raise ValueError(f"layer {name}: no layer reads it")
-        for name, cost in self.costs.items():
-            if cost.output.shape[1] != self.spec.classes:
-                raise ValueError(
-                    f"layer {name}: its input must have one value for each of the {self.spec.classes} "
-                    f"classes, not {cost.output.shape[1]}"
-                )
         used = {layer.device.name for layer in self.layers}
         for device in self.devices:
             if device.name not in used:

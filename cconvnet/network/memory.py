@@ -182,7 +182,8 @@ def join_losses(costs: Sequence[CostLayer], memory: Memory) -> Any:
     device = costs[0].device
     starts = np.cumsum([0, *(-(-len(cost.losses) // ALIGNMENT) * ALIGNMENT for cost in costs)]).tolist()
     joined = memory.allocate(device, (starts[-1],))
-    device.fill(joined, np.zeros(starts[-1], np.float32))  # also what is between them
+    with device:
+        joined[...] = 0  # also what is between them
     for cost, start in zip(costs, starts, strict=False):
         memory.release(device, cost.losses)
         cost.losses = joined[start : start + len(cost.losses)]

@@ -12,7 +12,7 @@ from cconvnet.devices import Device
 from cconvnet.nets import NetSpec
 from cconvnet.network import anomaly, footprint
 from cconvnet.network.anomaly import Anomaly
-from cconvnet.network.batch import checked_batch
+from cconvnet.network.batch import checked_batch, checked_labels, checked_targets
 from cconvnet.network.describe import describe
 from cconvnet.network.graph import Graph
 from cconvnet.network.memory import Memory
@@ -119,29 +119,38 @@ class Network:
         mirror: Array | None = None,
         shift: Array | None = None,
         scale: float = 1.0,
+        targets: Mapping[str, Array] | None = None,
     ) -> None:
         """Take a batch to the devices.
 
         Args:
             images: uint8[n, H, W, C] of the stored size, 1 <= n <= batch. Rows missing from a full batch
                 count for nothing: neither the loss nor a gradient sees them.
-            labels: int[n], from 0 to classes - 1; only a network without costs does without.
+            labels: int[n], from 0 to classes - 1; int[n, H, W] where pixels have labels. Only a network
+                without softmax costs does without. The label that costs ignore is allowed too.
             top: int[n], the first row of each image's crop; None: the crop is in the middle. With a `pad` in
                 the network's recipe crops may reach that far out of the image.
             left: int[n], the first column, likewise.
             mirror: bool or uint8[n]; None: no image is mirrored.
             shift: float[n, C], added to every pixel after the mean is subtracted; None: nothing.
             scale: then multiplies the pixels, in addition to the network's own scale.
+            targets: of each L2 cost, by its layer: float[n, ...], with the shape of the cost's input.
 
         Raises:
             ValueError: naming the argument that has a wrong type, shape or value.
         """
-        batch, classes = checked_batch(self.spec, self.batch, images, labels, top, left, mirror, shift, scale)
-        for layer in self.graph.inputs.values():
+        graph, spec = self.graph, self.spec
+        batch = checked_batch(spec, self.batch, images, top, left, mirror, shift, scale)
+        count = len(batch.images)
+        wanted = checked_targets(graph.targets, count, targets)
+        if graph.labels is not None:
+            classes = checked_labels(graph.labels, spec.classes, count, labels)
+            wanted |= {name: classes for name in graph.costs if name not in wanted}
+        for layer in graph.inputs.values():
             self.runner.call(layer, layer.device, "load", layer.load, batch)
-        for cost in self.graph.costs.values():
-            cost.load(classes)
-        self.runner.count = len(batch.images)
+        for name, cost in graph.costs.items():
+            cost.load(wanted[name])
+        self.runner.count = count
 
     def train_step(self, step: int, lr: float | Mapping[str, float], momentum: float) -> None:
         """Run forward(train=True, step), backward() and update(lr, momentum), bit-identical to the three.

@@ -25,12 +25,14 @@ Array = np.ndarray[Any, Any]
 
 @dataclass(frozen=True)
 class StepResult:
-    """The result of a forward pass for the `count` images of the batch: that of the network's main cost.
+    """The result of a forward pass for the images of the batch: that of the network's main cost.
 
     Attributes:
-        losses: float32[count], -log(probability of the label).
+        losses: float32[count], -log(probability of the label), or half the squared distance from the target;
+            of pixels with labels, those that are not ignored, image by image.
         rank: int32[count], the number of classes before the label; an image is wrong at top-t if rank >= t.
-        heads: the losses of the other costs, float32[count], by their layers; empty outside of training.
+            -1 of an L2 cost.
+        heads: the losses of the other costs, likewise, by their layers; empty outside of training.
     """
 
     losses: Array
@@ -39,7 +41,7 @@ class StepResult:
 
     @property
     def count(self) -> int:
-        """The number of images."""
+        """The number of images, or of pixels that count."""
         return len(self.losses)
 
     @property
@@ -64,7 +66,7 @@ class StepResult:
 
 
 def _mean(losses: Array) -> float:
-    return float(np.mean(losses, dtype=np.float64))
+    return float(np.mean(losses, dtype=np.float64)) if len(losses) else 0.0
 
 
 class Observer(Protocol):
@@ -211,7 +213,8 @@ class Runner:
                 self.call(cost, device, "check", watch, self.graph.losses, updates.halt, device.stream)
             self.backward(updates)
 
-        if self.observer is not None:
+        # How many rows count, where some are ignored, is an argument of launches.
+        if self.observer is not None or not all(cost.is_fixed for cost in self.graph.costs.values()):
             work()
             return
         # The captured work depends on what it does not read from the device: the number of images, the
@@ -237,13 +240,14 @@ class Runner:
         return self._fetched(lambda device, array: device.host_later(array))
 
     def _fetched(self, fetch: Callable[[Device, Any], Callable[[], Array]]) -> Callable[[], StepResult]:
-        main, costs, count = self.graph.cost, self.costs, self.count
+        main, costs = self.graph.cost, self.costs
+        counted = {cost.name: cost.counted for cost in costs}  # another batch may be loaded before the end
         losses = {cost.name: fetch(cost.device, cost.losses) for cost in costs}
         ranks = fetch(main.device, main.ranks)
 
         def result() -> StepResult:
-            found = {name: values()[:count] for name, values in losses.items()}
-            return StepResult(found.pop(main.name), ranks()[:count], found)
+            found = {name: values()[counted[name]] for name, values in losses.items()}
+            return StepResult(found.pop(main.name), ranks()[counted[main.name]], found)
 
         return result
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from cconvnet.checks import whole
+from cconvnet.network.batch import random_wanted
 from cconvnet.network.network import Network
 
 Array = np.ndarray[Any, Any]
@@ -42,6 +43,7 @@ class Training:
     Attributes:
         images: uint8 images of the stored size.
         labels: their classes.
+        targets: of L2 costs, by their layers.
         top: the first rows of crops.
         left: the first columns of crops.
         mirror: which images are mirrored.
@@ -58,7 +60,8 @@ class Training:
         if not pageable:
             self.images = network.devices[0].staging(images.shape, np.uint8)
             self.images[...] = images
-        self.labels = random.integers(0, spec.classes, batch).astype(np.int32)
+        wanted = random_wanted(spec, batch, random)
+        self.labels, self.targets = wanted["labels"], wanted["targets"]
         self.top = random.integers(0, spec.stored[0] - spec.input.height + 1, batch).astype(np.int32)
         self.left = random.integers(0, spec.stored[1] - spec.input.width + 1, batch).astype(np.int32)
         self.mirror = random.integers(0, 2, batch, np.uint8)
@@ -77,7 +80,7 @@ class Training:
             begins: called with "load", "train" and "result" as each begins.
         """
         begins("load")
-        self.network.load(*self.inputs)
+        self.network.load(*self.inputs, targets=self.targets)
         return self.train(begins)
 
     def train(self, begins: Callable[[str], None] = lambda phase: None) -> float:

@@ -54,6 +54,7 @@ from cconvnet.ops.eltmax import eltmax_backward, eltmax_forward
 from cconvnet.ops.eltmul import eltmul
 from cconvnet.ops.fc import fc_dgrad, fc_fprop, fc_wgrad
 from cconvnet.ops.input_transform import filters_from_blocks, filters_to_blocks, input_transform
+from cconvnet.ops.l2_cost import l2_cost_backward, l2_cost_forward
 from cconvnet.ops.limit_norm import limit_norm
 from cconvnet.ops.local import local_dgrad, local_fprop, local_wgrad
 from cconvnet.ops.lrn import lrn_backward, lrn_forward
@@ -95,6 +96,8 @@ __all__ = [
     "filters_to_blocks",
     "from_bf16",
     "input_transform",
+    "l2_cost_backward",
+    "l2_cost_forward",
     "limit_norm",
     "local_dgrad",
     "local_fprop",

@@ -168,6 +168,10 @@ def _softmax_cross_entropy(case: Case, scale: float = 0.25) -> dict[str, Any]:
     return {"logits": _logits(case), "labels": labels, "scale": scale}
 
 
+def _l2_cost_backward(case: Case, scale: float = 0.25) -> dict[str, Any]:
+    return {"x": case("x"), "target": case("target"), "scale": scale}
+
+
 def _bias_add(case: Case, relu: bool = False) -> dict[str, Any]:
     return {"x": case("x"), "bias": case("bias"), "relu": relu}
 
@@ -219,7 +223,10 @@ def _logits(case: Case) -> Array:
 
 
 def _labels(case: Case) -> Array:
-    return case.integers("labels", 0, case.problem.k)
+    labels = case.integers("labels", 0, case.problem.k)
+    if (ignored := case.problem.ignore) is not None:
+        labels[case.draw.random.random(labels.shape) < 0.25] = ignored
+    return labels
 
 
 def _softmax_forward(case: Case) -> dict[str, Any]:
@@ -299,6 +306,7 @@ _OWN: dict[str, Callable[..., dict[str, Any]]] = {
     "avgpool_backward": _avgpool_backward,
     "eltmax_backward": _eltmax_backward,
     "dropout": _dropout,
+    "l2_cost_backward": _l2_cost_backward,
     "softmax_forward": _softmax_forward,
     "softmax_cross_entropy_forward": _cross_entropy_forward,
     "softmax_cross_entropy_backward": _cross_entropy_backward,

@@ -15,6 +15,7 @@ from cconvnet._problem import (
     FcProblem,
     FilterBlocksProblem,
     InputProblem,
+    L2CostProblem,
     LocalProblem,
     LrnProblem,
     NeuronProblem,
@@ -218,7 +219,11 @@ def random_case(seed: int, operations: dict[str, Any]) -> tuple[str, Any, dict[s
                 part = {"columns": columns, "row_stride": stride, "first": first}
                 problem = DropoutProblem(rows * columns, keep, scale, *draws, **part)
         case "softmax":
-            problem, arguments["data"] = SoftmaxProblem(_size(random, 60), _size(random, 300)), "real"
+            n, k = _size(random, 60), _size(random, 300)
+            ignored = None if random.random() < 0.5 else int(random.choice([-1, 0, 255]))
+            problem, arguments["data"] = SoftmaxProblem(n, k, ignored), "real"
+        case "l2":
+            problem = L2CostProblem(_size(random, 60), _size(random, 300))
         case "sgd":
             # Powers of two, so that the order of the products does not matter.
             rates = (float(v) for v in 2.0 ** -random.integers(0, 4, 3))

@@ -149,7 +149,14 @@ inline std::string repr(const DropoutProblem& problem) {
 }
 
 inline std::string repr(const SoftmaxProblem& problem) {
-  return Repr("SoftmaxProblem")("n", problem.n)("k", problem.k).done();
+  Repr text("SoftmaxProblem");
+  text("n", problem.n)("k", problem.k);
+  if (problem.ignores) text("ignore", problem.ignore);
+  return text.done();
+}
+
+inline std::string repr(const L2CostProblem& problem) {
+  return Repr("L2CostProblem")("n", problem.n)("k", problem.k).done();
 }
 
 inline std::string repr(const SgdProblem& problem) {

@@ -43,17 +43,33 @@ int32_t rank_of(const T* logits, int k, int label) {
   return nan ? k : before;
 }
 
+bool is_ignored(const SoftmaxProblem& problem, int label) {
+  return problem.ignores && label == problem.ignore;
+}
+
 // Softmax, loss and rank of one row. The probabilities may overwrite its logits.
 template <class T>
-void cross_entropy_row(const T* logits, int k, int label, float* probabilities, float* loss, int32_t* rank) {
+void cross_entropy_row(const SoftmaxProblem& problem, const T* logits, int label, float* probabilities,
+                       float* loss, int32_t* rank) {
+  const int k = problem.k;
   const bool valid = label >= 0 && label < k;
   const float own = valid ? to_float(logits[label]) : kNaN;
   *rank = valid ? rank_of(logits, k, label) : k;
   *loss = static_cast<float>(softmax_row(logits, k, probabilities) - own);
+  if (is_ignored(problem, label)) {
+    *rank = 0;
+    *loss = 0.0f;
+  }
 }
 
 template <class T>
-void gradient_row(const float* probabilities, int k, int label, float scale, T* dlogits) {
+void gradient_row(const SoftmaxProblem& problem, const float* probabilities, int label, float scale,
+                  T* dlogits) {
+  const int k = problem.k;
+  if (is_ignored(problem, label)) {
+    std::fill(dlogits, dlogits + k, from_float<T>(0.0f));
+    return;
+  }
   const bool valid = label >= 0 && label < k;
   for (int i = 0; i < k; ++i) {
     const float p = probabilities[i];
@@ -81,8 +97,7 @@ template <class T>
 void softmax_cross_entropy_forward(const SoftmaxProblem& problem, const T* logits, const int32_t* labels,
                                    float* probabilities, float* loss, int32_t* rank, Stream) {
   for_rows(problem, kExpCost, [&](int64_t row, int64_t offset) {
-    cross_entropy_row(logits + offset, problem.k, labels[row], probabilities + offset, loss + row,
-                      rank + row);
+    cross_entropy_row(problem, logits + offset, labels[row], probabilities + offset, loss + row, rank + row);
   });
 }
 
@@ -90,7 +105,7 @@ template <class T>
 void softmax_cross_entropy_backward(const SoftmaxProblem& problem, const float* probabilities,
                                     const int32_t* labels, float scale, T* dlogits, Stream) {
   for_rows(problem, 1, [&](int64_t row, int64_t offset) {
-    gradient_row(probabilities + offset, problem.k, labels[row], scale, dlogits + offset);
+    gradient_row(problem, probabilities + offset, labels[row], scale, dlogits + offset);
   });
 }
 
@@ -98,9 +113,8 @@ template <class T>
 void softmax_cross_entropy(const SoftmaxProblem& problem, const T* logits, const int32_t* labels, float scale,
                            float* probabilities, float* loss, int32_t* rank, T* dlogits, Stream) {
   for_rows(problem, kExpCost, [&](int64_t row, int64_t offset) {
-    cross_entropy_row(logits + offset, problem.k, labels[row], probabilities + offset, loss + row,
-                      rank + row);
-    gradient_row(probabilities + offset, problem.k, labels[row], scale, dlogits + offset);
+    cross_entropy_row(problem, logits + offset, labels[row], probabilities + offset, loss + row, rank + row);
+    gradient_row(problem, probabilities + offset, labels[row], scale, dlogits + offset);
   });
 }
 

@@ -359,6 +359,16 @@ def test_branches_are_the_same() -> None:
     assert max(apart.values()) < 1e-5 and {"stem.weight.velocity", "scores.bias.velocity"} <= set(apart)
 
 
+def test_heads_are_the_same() -> None:
+    x = cc.image(11, 10, 2).conv(4, 3).relu()
+    first = x.mean().fc(3).head(0.3)
+    x = x.conv(4, 3).relu()
+    heads = [first, x.maxpool(2).fc(3).head(0.5, name="second")]
+    net = x.fc(3, name="last").softmax(coeff=0.7, heads=heads)
+    apart = distances(net, 8, "nchw", "channels_last")
+    assert max(apart.values()) < 1e-5 and {"fc1.weight.velocity", "fc2.bias.velocity"} <= apart.keys()
+
+
 def test_a_planted_mistake_is_found_in_pytorch_too(tmp_path: Path) -> None:
     """The rate given to PyTorch is 1% higher than ours."""
     pytest.importorskip("torch")

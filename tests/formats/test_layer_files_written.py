@@ -136,6 +136,9 @@ CONV: dict[str, Any] = {"name": "c", "filters": 4, "window": 3, "padding": 1, "i
         (small(ConvSpec(**CONV, split=True), PoolSpec(name="p")), r"small: layer p: reads layers that are"),
         (HEADS, r"layer cost1: is a head, in training only: the files run every cost in tests too"),
         (cc.image(9, 9).fc(3).features(), r"layer fc1: is the end of a network without a cost: the files"),
+        (X.mean().fc(3).l2(), r"layer cost: the files know no l2_cost"),
+        (X.softmax(per_pixel=True), r"layer cost: per_pixel=True: the files' labels are those of images"),
+        (X.fc(3).softmax(ignore=0), r"layer cost: ignore=0: the files' costs ignore no label"),
         (small(PoolSpec(name="p", window=12)), r"small: layer p: its window is larger than the padded image"),
     ],
 )  # fmt: skip

@@ -81,6 +81,8 @@ GOOD: dict[str, Callable[[], Arguments]] = {
     "softmax_cross_entropy": lambda: {
         "logits": floats(3, 7), "labels": integers([6, 0, 2]), "scale": 0.5,
     },
+    "l2_cost_forward": lambda: {"x": floats(3, 7), "target": -floats(3, 7)},
+    "l2_cost_backward": lambda: {"x": floats(3, 7), "target": -floats(3, 7), "scale": 0.5},
     "watch_losses": lambda: {"loss": floats(8)},
     "sgd_update": lambda: {"g": floats(*X), "v": floats(*X), "w": floats(*X), "lr": 0.5},
     "limit_norm": lambda: {"w": floats(*W), "limit": 10.5, "low": 10.25, "centered": True},

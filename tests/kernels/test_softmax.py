@@ -24,6 +24,8 @@ PROBLEMS = [
     SoftmaxProblem(7, 257),
     SoftmaxProblem(5, 1000),
     SoftmaxProblem(2, 5000),
+    SoftmaxProblem(40, 21, ignore=255),
+    SoftmaxProblem(9, 200, ignore=0),
 ]
 
 
@@ -80,10 +82,10 @@ def test_a_bad_loss_at_either_end_is_seen(device: Device) -> None:
 
 
 def cross_entropy(
-    device: Device, logits: list[list[float]], labels: list[int]
+    device: Device, logits: list[list[float]], labels: list[int], ignore: int | None = None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     values, wanted = np.array(logits, np.float32), np.array(labels, np.int32)
-    problem = SoftmaxProblem(*values.shape)
+    problem = SoftmaxProblem(*values.shape, ignore)
     results = run("softmax_cross_entropy_forward", problem, device, {"logits": values, "labels": wanted})
     inputs = {"probabilities": results["probabilities"], "labels": wanted, "scale": 1.0}
     gradient = run("softmax_cross_entropy_backward", problem, device, inputs)["dlogits"]
@@ -114,6 +116,16 @@ def test_a_label_that_is_no_class(device: Device, label: int) -> None:
     assert rank.tolist() == [2, 3, 0]
     assert np.isnan(gradient).all(axis=1).tolist() == [False, True, False]
     assert np.isfinite(gradient[[0, 2]]).all()
+
+
+@pytest.mark.parametrize("ignored", [-1, 1, 255])
+def test_an_ignored_label_counts_for_nothing_whatever_its_logits(device: Device, ignored: int) -> None:
+    logits = [[1, 2, 3], [1, np.nan, 3], [np.inf, 2, 3], [1, 2, 3]]
+    _, loss, rank, gradient = cross_entropy(device, logits, [0, ignored, ignored, 7], ignored)
+    assert np.isnan(loss).tolist() == [False, False, False, True] and loss[0] > 0
+    assert rank.tolist() == [2, 0, 0, 3]
+    assert loss[1:3].tolist() == [0, 0] and not gradient[1:3].any()
+    assert np.isnan(gradient[3]).all() and gradient[0].all()
 
 
 def test_a_row_with_nan_has_rank_k(device: Device) -> None:

@@ -27,6 +27,7 @@ from cconvnet.nets import (
     FcSpec,
     Init,
     InputSpec,
+    L2CostSpec,
     LayerSpec,
     LocalSpec,
     LrnSpec,
@@ -200,7 +201,7 @@ def test_all_that_a_spec_can_say_can_be_said(call: Callable[[Value], Value], spe
 
 def test_the_list_above_is_complete() -> None:
     there = {type(spec) for _, spec in EVERYTHING}
-    assert there == set(LAYER_TYPES.values()) - {SoftmaxCostSpec}
+    assert there == set(LAYER_TYPES.values()) - {SoftmaxCostSpec, L2CostSpec}
     fields = {field.name for field in dataclasses.fields(WeightedSpec)} - {"inputs"}
     assert set(Weights.__annotations__) == fields | {"also"}
     assert set(Place.__annotations__) == {field.name for field in dataclasses.fields(LayerSpec)} - {"inputs"}
@@ -209,8 +210,15 @@ def test_the_list_above_is_complete() -> None:
 def test_the_end_can_say_what_its_spec_can() -> None:
     recipe = TrainRecipe(batch=2, epochs=3, lr=4)
     x = cc.image(4, 3, 1, stored=(6, 5), scale=1.0, center_mean=True).fc(2)
-    net = x.softmax("n", recipe, cost="loss", coeff=0.5, probs="p", device=1)
-    assert net.layers[-1] == SoftmaxCostSpec(name="loss", inputs="fc1", coeff=0.5, softmax="p", device=1)  # type: ignore[arg-type]
+    net = x.softmax("n", recipe, cost="loss", coeff=0.5, probs="p", device=1, per_pixel=True, ignore=255)
+    given: dict[str, Any] = {"inputs": ("fc1",), "coeff": 0.5, "device": 1}
+    assert net.layers[-1] == SoftmaxCostSpec(name="loss", softmax="p", per_pixel=True, ignore=255, **given)
+    assert x.l2("n", recipe, cost="loss", coeff=0.5, device=1).layers[-1] == L2CostSpec(name="loss", **given)
+    wanted = SoftmaxCostSpec(name="c", per_pixel=True, ignore=0, train_only=True, **given)
+    head = x.head(0.5, per_pixel=True, ignore=0, name="c", device=1)
+    assert x.l2(heads=[head]).costs[0] == wanted
+    wanted_l2 = L2CostSpec(name="l2_cost1", train_only=True, **given)
+    assert x.softmax(heads=[x.l2_head(0.5, device=1)]).costs[0] == wanted_l2
     assert (net.input, net.stored, net.recipe) == (InputSpec(4, 3, 1, 1.0, True), (6, 5), recipe)
     assert x.softmax().recipe.crop  # where images are larger than the input, unless a recipe says otherwise
 
@@ -231,7 +239,7 @@ def test_heads_are_costs_in_training_only_with_names_of_their_own() -> None:
     assert net.answer == net.layers[-1] == net.costs[-1]
     assert names(without_heads(net)) == ["conv1", "conv2", "mean2", "fc2", "cost"]
     assert without_heads(net).table().parameters == 112 + 148 + 25
-    assert repr(first) == "<head cost1: 1x1x5>"
+    assert repr(first) == "<head cost1 of 1x1x5>"
     assert spec_from_dict(json.loads(json.dumps(spec_to_dict(net)))) == net
 
 
@@ -382,9 +390,9 @@ HEAD = X.fc(4).head(name="aux")
         (lambda: X.head(), "layer cost: needs one value for each class, not 3x3x6 of pool1; add .fc"),
         (
             lambda: X.fc(4).softmax(heads=[X.fc(5).head()]),
-            "<head cost1: 1x1x5> must have the classes of the network, which ends in 1x1x4",
+            "layer cost1: reads 1x1x5, but cost reads 1x1x4: all softmax costs must have the same labels",
         ),
-        (lambda: X.fc(4).softmax(heads=[HEAD, HEAD]), "<head aux: 1x1x4> is given twice"),
+        (lambda: X.fc(4).softmax(heads=[HEAD, HEAD]), "<head aux of 1x1x4> is given twice"),
         (lambda: X.fc(4).softmax(cost="aux", heads=[HEAD]), "two layers are named 'aux'"),
         (lambda: IMAGE.features(), "a network needs a layer; this value is the images themselves"),
         (lambda: X.conv(4, 1, name="data"), "a layer cannot be named 'data'"),
@@ -406,7 +414,7 @@ def test_a_layer_that_does_not_fit_is_refused_where_it_is_added(
 
 
 def test_only_what_head_returns_is_a_head() -> None:
-    with pytest.raises(TypeError, match=r"heads must be what .head\(\) returns, not <fc1: 1x1x4>"):
+    with pytest.raises(TypeError, match=r"heads must be what .head\(\) or .l2_head\(\) returns, not <fc1:"):
         X.fc(4).softmax(heads=[X.fc(4)])  # type: ignore[list-item]
 
 

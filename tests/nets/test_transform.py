@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import cconvnet as cc
 from cconvnet import nets
 from cconvnet.nets import (
     RELU,
@@ -326,6 +327,17 @@ def test_the_classes_are_those_of_the_last_layers_with_weights() -> None:
     )
     got = scaled(spec, 2.0, classes=5)
     assert (layer(got, "one").outputs, layer(got, "two").outputs, got.classes) == (5, 5, 5)
+
+
+def test_layers_before_costs_keep_their_targets_and_have_the_classes() -> None:
+    x = cc.image(8, 8, 3).conv(8, 3).relu()
+    net = x.fc(4, name="box").l2(heads=[x.fc(6, name="aux").head(), x.fc(4, name="other").l2_head()])
+    got = scaled(net, 0.5, classes=9)
+    assert {name: shape[2] for name, shape in shapes(got).items()} == {
+        **{"data": 3, "conv1": 4, "box": 4, "cost": 4, "aux": 9, "cost1": 9, "other": 4, "l2_cost1": 4}
+    }
+    assert (net.classes, got.classes) == (6, 9)
+    Network(got, batch=1, devices="cpu:0")
 
 
 def test_scaled_refuses_what_makes_no_sense() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -178,3 +179,199 @@ def test_features_are_refused_where_training_would_begin(tmp_path: Any) -> None:
     with pytest.raises(ValueError, match="trunk has no cost, so there is nothing to train"):
         cc.train(net, (images, np.arange(20) % 4), out=tmp_path / "run", devices="cpu:0", quiet=True)
     assert not (tmp_path / "run").exists()
+
+
+# ---- labels of pixels -----------------------------------------------------------------------------------
+
+
+def of_pixels(ignore: int | None = 255) -> NetSpec:
+    x = cc.image(6, 5, 2, scale=1 / 64).conv(6, 3, pad=1).relu()
+    head = x.conv(3, 1).head(0.5, per_pixel=True, ignore=ignore)
+    return x.conv(4, 3, pad=1).tanh().conv(3, 1).softmax(per_pixel=True, ignore=ignore, heads=[head])
+
+
+def test_gradients_of_labels_of_pixels(device: Device) -> None:
+    for ignore in (None, 255, 0):
+        report = gradcheck(of_pixels(ignore), device, batch=2)
+        assert report.ok, report.failures
+
+
+def test_only_pixels_that_count_are_in_the_result(device: Device) -> None:
+    network, plain = (Network(of_pixels(ignore), batch=3, devices=device) for ignore in (255, None))
+    batch = {"images": batch_of(network.spec, 2)["images"]}
+    draws = np.random.default_rng(0)
+    labels = draws.integers(0, 3, (2, 6, 5))
+    counts = draws.random(labels.shape) < 0.7
+    network.load(**batch, labels=np.where(counts, labels, 255))
+    plain.load(**batch, labels=labels)
+    for one in (network, plain):
+        one.forward(train=True)
+    found, whole = network.result(), plain.result()
+    assert whole.count == 60 and found.count == counts.sum() < 60
+    for name in ("losses", "rank"):
+        assert getattr(found, name).tolist() == getattr(whole, name)[counts.ravel()].tolist()
+    assert found.heads["cost1"].tolist() == whole.heads["cost1"][counts.ravel()].tolist()
+    assert found.loss == pytest.approx(float(whole.losses[counts.ravel()].mean()), rel=1e-6)
+    assert network.outputs("cost").shape == (3, 6, 5, 3)
+    assert np.allclose(network.outputs("cost").sum(-1), 1)
+
+
+def test_a_batch_without_a_label_moves_nothing(device: Device) -> None:
+    network = Network(of_pixels(), batch=2, devices=device)
+    state = network.state()
+    images = batch_of(network.spec, 2)["images"]
+    for step in range(2):
+        network.load(images, np.full((2, 6, 5), 255))
+        network.train_step(step, 0.1, 0.9)
+        assert (network.result().loss, network.objective()) == (0, 0)
+        assert network.result().head_losses == {"cost1": 0}
+    assert_equal(network.state(), state)
+    # The number of labels is an argument of the launches, which would be captured with them.
+    assert network.runner.captured == {}
+    network.load(images, np.zeros((2, 6, 5), int))
+    network.train_step(2, 0.1, 0.9)
+    assert np.any(network.state()["conv1.weight"] != state["conv1.weight"])
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (np.full((2, 6, 5), 3), "labels must be from 0 to 2 or 255, which is ignored, not 3"),
+        (np.full((2, 6, 5), -1), "labels must be from 0 to 2 or 255, which is ignored, not -1"),
+        (np.zeros(2, int), r"labels must be integers\[2, 6, 5\], not int64\[2\]"),
+        (np.zeros((2, 6, 5)), r"labels must be integers\[2, 6, 5\], not float64\[2, 6, 5\]"),
+        (None, r"labels must be integers\[2, 6, 5\], not object\[\]"),
+    ],
+)
+def test_wrong_labels_of_pixels_are_refused(labels: Any, message: str) -> None:
+    network = Network(of_pixels(), batch=2, devices="cpu:0")
+    with pytest.raises(ValueError, match=message):
+        network.load(batch_of(network.spec, 2)["images"], labels)
+
+
+# ---- targets --------------------------------------------------------------------------------------------
+
+
+def of_boxes() -> NetSpec:
+    """Return a network that regresses a box, beside a class and a map as heads."""
+    x = cc.image(6, 5, 2, scale=1 / 64).conv(6, 3, pad=1).relu()
+    heads = [x.conv(2, 3).l2_head(0.1, name="map"), x.fc(3).head(0.5, name="class")]
+    return x.fc(8).tanh().fc(4, name="box").l2("boxes", cost="boxes", heads=heads)
+
+
+BOXES = of_boxes()
+
+
+def wanted(n: int, seed: int = 0) -> dict[str, Any]:
+    """Return the arguments of a batch of boxes."""
+    draws = np.random.default_rng(seed)
+    return {
+        "images": draws.integers(0, 256, (n, 6, 5, 2), np.uint8),
+        "labels": draws.integers(0, 3, n),
+        "targets": {"boxes": draws.normal(0, 1, (n, 4)), "map": draws.normal(0, 1, (n, 4, 3, 2))},
+    }
+
+
+def test_gradients_of_targets(device: Device) -> None:
+    assert (report := gradcheck(BOXES, device, batch=3)).ok, report.failures
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_loss_is_half_the_squared_distance(precision: str) -> None:
+    network = Network(BOXES, batch=4, devices="emulator:0", precision=precision)
+    batch = wanted(3)
+    network.load(**batch)
+    network.forward(train=True)
+    result = network.result()
+    for name, losses in (("boxes", result.losses), ("map", result.heads["map"])):
+        output = network.outputs(name)[:3]
+        distances = (output - batch["targets"][name]).reshape(3, -1)
+        assert np.allclose(losses, 0.5 * (distances**2).sum(1), rtol=1e-6)
+    assert network.outputs("boxes").tobytes() == network.outputs("box").tobytes()
+    assert result.rank.tolist() == [-1, -1, -1] and result.count == 3
+    assert list(result.heads) == ["map", "class"]
+    network.backward()
+    first = network.objective()
+    for step in range(3):
+        network.train_step(step, 0.01, 0.9)
+    network.forward(train=True)
+    assert network.objective() < first
+    network.forward(train=False)
+    assert network.result().heads == {}
+
+
+def test_boxes_on_two_devices_are_those_of_one(device: Device) -> None:
+    apart = place(BOXES, {"conv2": 1, "box": 1, "boxes": 0})
+    one = Network(BOXES, batch=4, devices=device)
+    two = Network(apart, batch=4, devices=two_devices(device))
+    for step in range(2):
+        for network in (one, two):
+            network.load(**wanted(3, step))
+            network.train_step(step, 0.05, 0.9)
+        assert one.result().losses.tolist() == two.result().losses.tolist()
+    assert_equal(one.state(), two.state())
+
+
+def test_a_target_that_is_not_finite_moves_nothing() -> None:
+    network = Network(BOXES, batch=4, devices="cpu:0")
+    state, batch = network.state(), wanted(4)
+    batch["targets"]["map"][1, 2, 0, 1] = np.inf
+    network.load(**batch)
+    network.train_step(0, 0.1, 0.9)
+    assert not network.result().finite
+    assert_equal(network.state(), state)
+    assert str(network.find_bad()).startswith("map, forward pass, the losses: 1 of 4 values")
+
+
+@pytest.mark.parametrize(
+    ("targets", "message"),
+    [
+        (None, "targets must have an array for the layer map"),
+        ({"boxes": np.zeros((2, 4))}, "targets must have an array for the layer map"),
+        ({"box": np.zeros((2, 4))}, "targets: no L2 cost is called 'box'"),
+        ({"map": np.zeros((2, 4, 3, 3))}, r"targets of map must be floats\[2, 4, 3, 2\], not .*3, 3\]"),
+        ({"map": np.zeros((2, 4, 3, 2), int)}, r"targets of map must be floats\[2, 4, 3, 2\], not int64"),
+    ],
+)  # fmt: skip
+def test_wrong_targets_are_refused(targets: Any, message: str) -> None:
+    network = Network(BOXES, batch=2, devices="cpu:0")
+    batch = wanted(2)
+    with pytest.raises(ValueError, match=message):
+        network.load(batch["images"], batch["labels"], targets=targets)
+
+
+@pytest.mark.parametrize(
+    ("net", "message"),
+    [
+        (of_pixels(), "layer cost1 needs a label for each pixel, and data have one for each image"),
+        (BOXES, "layer map needs targets, which data have not"),
+    ],
+)
+def test_data_without_what_costs_need_are_refused(net: NetSpec, message: str, tmp_path: Any) -> None:
+    images = np.zeros((20, *net.stored_shape[:2], 3), np.uint8)
+    with pytest.raises(ValueError, match=message):
+        cc.train(net, (images, np.arange(20) % 4), out=tmp_path / "run", devices="cpu:0", quiet=True)
+
+
+def test_costs_of_different_labels_are_refused() -> None:
+    x = cc.image(6, 5, 2).conv(3, 3)
+    for end, message in (
+        (
+            lambda: x.fc(3).softmax(heads=[x.head(per_pixel=True)]),
+            "layer cost1: reads 4x3x3, but cost reads 1x1x3",
+        ),
+        (
+            lambda: x.softmax(per_pixel=True, heads=[x.head(per_pixel=True, ignore=255)]),
+            "layer cost1: has ignore=255, but cost has ignore=None",
+        ),
+    ):
+        with pytest.raises(ValueError, match=message):
+            end()
+    spec = of_pixels()
+    head = dataclasses.replace(spec.costs[0], ignore=7)
+    layers = tuple(head if layer.name == head.name else layer for layer in spec.layers)
+    with pytest.raises(
+        ValueError,
+        match=r"layer cost: it needs labels of 6x5 pixels with 255 ignored, but cost1 needs.*with 7",
+    ):
+        Network(dataclasses.replace(spec, layers=layers), batch=2, devices="cpu:0")

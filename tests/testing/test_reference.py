@@ -20,6 +20,7 @@ from cconvnet._problem import (
     FcProblem,
     FilterBlocksProblem,
     InputProblem,
+    L2CostProblem,
     LocalProblem,
     LrnProblem,
     NeuronProblem,
@@ -540,6 +541,22 @@ def test_softmax_of_nan_and_of_a_label_that_is_no_class() -> None:
     assert np.isnan(loss).all() and rank.tolist() == [2, 2, 2]
     gradient = reference.softmax_cross_entropy_backward(problem, probabilities, labels, 1.0)
     assert np.isnan(gradient).all()
+
+
+def test_softmax_of_an_ignored_label() -> None:
+    problem = SoftmaxProblem(3, 2, ignore=255)
+    logits, labels = np.array([[0, np.nan], [1, 2], [1, 2]]), np.array([255, 0, 254])
+    probabilities, loss, rank = reference.softmax_cross_entropy_forward(problem, logits, labels)
+    assert loss[0] == rank[0] == 0 and loss[1] > 1 and rank[1] == 1 and np.isnan(loss[2])
+    gradient = reference.softmax_cross_entropy_backward(problem, probabilities, labels, 1.0)
+    assert gradient[0].tolist() == [0, 0] and gradient[1].all() and np.isnan(gradient[2]).all()
+
+
+def test_l2_cost_by_hand() -> None:
+    problem = L2CostProblem(2, 2)
+    x, target = [[1, 2], [3, 4]], [[1, 4], [0, 0]]
+    assert reference.l2_cost_forward(problem, x, target).tolist() == [2, 12.5]
+    assert reference.l2_cost_backward(problem, x, target, 0.5).tolist() == [[0, -1], [1.5, 2]]
 
 
 # ---- update, input, plain ------------------------------------------------------------------------

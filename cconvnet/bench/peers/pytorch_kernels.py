@@ -435,16 +435,24 @@ class PyTorch(Side):
         labels, aten = tensors["labels"].long(), torch.ops.aten
         scale = torch.full((problem.n,), tensors["scale"], device=self.torch_device)
         weight = torch.zeros((), device=self.torch_device)
+        ignored = -100 if problem.ignore is None else problem.ignore  # -100 is no class
 
         def compute() -> Tensors:
             logits = tensors["logits"].float()  # as under autocast
             logarithms = aten._log_softmax(logits, 1, False)
-            loss = aten.nll_loss_forward(logarithms, labels, None, 0, -100)[0]
-            gradient = aten.nll_loss_backward(scale, logarithms, labels, None, 0, -100, weight)
+            loss = aten.nll_loss_forward(logarithms, labels, None, 0, ignored)[0]
+            gradient = aten.nll_loss_backward(scale, logarithms, labels, None, 0, ignored, weight)
             dlogits = aten._log_softmax_backward_data(gradient, logarithms, 1, torch.float32)
             return {"loss": loss, "dlogits": dlogits.to(tensors["logits"].dtype)}
 
         return compute
+
+    def _l2_cost_forward(self, problem: Any, tensors: Tensors) -> Callable[[], Tensors]:
+        return lambda: {"loss": 0.5 * (tensors["x"].float() - tensors["target"]).square().sum(1)}
+
+    def _l2_cost_backward(self, problem: Any, tensors: Tensors) -> Callable[[], Tensors]:
+        x, target, scale = tensors["x"], tensors["target"], tensors["scale"]
+        return lambda: {"dx": ((x.float() - target) * scale).to(x.dtype)}
 
     def _sgd_update(self, problem: Any, tensors: Tensors) -> Callable[[], Tensors]:
         # Its momentum is not yet multiplied by the learning rate.

@@ -441,8 +441,8 @@ class Net(nn.Module):
             elif isinstance(module, _Pool):
                 self.pools.append(module)
         for cost in self.costs:
-            if not isinstance(cost, SoftmaxCostSpec):
-                raise PeerMissing(f"PyTorch has no layer like {cost.name}, a {cost.type}")
+            if not isinstance(cost, SoftmaxCostSpec) or cost.per_pixel or cost.ignore is not None:
+                raise PeerMissing(f"{cost.name} is no plain softmax cost of images, as PyTorch's side has it")
         self.last_reader = {name: layer.name for layer in spec.layers for name in layer.inputs}
 
     @staticmethod

@@ -26,6 +26,7 @@ from cconvnet.testing.reference.eltmax import eltmax_backward, eltmax_forward
 from cconvnet.testing.reference.eltmul import eltmul
 from cconvnet.testing.reference.fc import fc_dgrad, fc_fprop, fc_wgrad
 from cconvnet.testing.reference.input_transform import filters_from_blocks, filters_to_blocks, input_transform
+from cconvnet.testing.reference.l2_cost import l2_cost_backward, l2_cost_forward
 from cconvnet.testing.reference.limit_norm import limit_norm
 from cconvnet.testing.reference.local import local_dgrad, local_fprop, local_wgrad
 from cconvnet.testing.reference.lrn import lrn_backward, lrn_forward
@@ -71,6 +72,8 @@ __all__ = [
     "filters_to_blocks",
     "from_bf16",
     "input_transform",
+    "l2_cost_backward",
+    "l2_cost_forward",
     "limit_norm",
     "local_dgrad",
     "local_fprop",

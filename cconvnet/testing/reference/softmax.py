@@ -26,11 +26,17 @@ def _onehot(problem: Any, labels: Array) -> tuple[Array, Array]:
     return onehot, onehot.any(axis=1)
 
 
+def _ignored(problem: Any, labels: Array) -> Array:
+    """Return bool[N], True for the label that the problem ignores."""
+    labels = np.asarray(labels).reshape(problem.n)
+    return np.zeros(problem.n, bool) if problem.ignore is None else labels == problem.ignore
+
+
 def softmax_cross_entropy_forward(problem: Any, logits: Array, labels: Array) -> tuple[Array, Array, Array]:
     """Return (probabilities[N,K], loss[N], rank int32[N]) of logits[N,K] and labels[N].
 
     loss = -log(probability of the label). rank is the number of classes before the label in the order of
-    falling logits, ties by rising class.
+    falling logits, ties by rising class. Both are 0 where the label is the one that is ignored.
     """
     logits = to_float(logits, (problem.n, problem.k))
     onehot, valid = _onehot(problem, labels)
@@ -42,19 +48,24 @@ def softmax_cross_entropy_forward(problem: Any, logits: Array, labels: Array) ->
     before = (shifted > own) | ((shifted == own) & (np.arange(problem.k) < label))
     rank = before.sum(axis=1)
 
+    ignored = _ignored(problem, labels)
     countable = valid & ~np.isnan(logits).any(axis=1)
     return (
         softmax_forward(problem, logits),
-        np.where(valid, loss, np.nan),
-        np.where(countable, rank, problem.k).astype(np.int32),
+        np.where(ignored, 0.0, np.where(valid, loss, np.nan)),
+        np.where(ignored, 0, np.where(countable, rank, problem.k)).astype(np.int32),
     )
 
 
 def softmax_cross_entropy_backward(problem: Any, probabilities: Array, labels: Array, scale: float) -> Array:
-    """Return dlogits[N,K] = scale * (probabilities - onehot(label)); NaN where the label is no class."""
+    """Return dlogits[N,K] = scale * (probabilities - onehot(label)).
+
+    It is NaN where the label is no class, and 0 where it is the one that is ignored.
+    """
     onehot, valid = _onehot(problem, labels)
     dlogits = scale * (to_float(probabilities, (problem.n, problem.k)) - to_float(onehot))
-    return np.where(valid[:, None], dlogits, np.nan)
+    dlogits = np.where(valid[:, None], dlogits, np.nan)
+    return np.where(_ignored(problem, labels)[:, None], 0.0, dlogits)
 
 
 def softmax_cross_entropy(
