@@ -231,7 +231,7 @@ class DropoutProblem:
     threshold: int
 
 class SoftmaxProblem:
-    """Softmax of each row of logits[n,k]; rows with the label `ignore`, unless it is None, count for nothing."""
+    """Softmax of each row of logits[n,k]; rows with the label `ignore` count for nothing."""
     def __init__(self, n: int, k: int, ignore: int | None = ...) -> None: ...
     n: int
     k: int
