@@ -15,6 +15,7 @@ from cconvnet.nets import (
     cifar_13pct,
     cifar_18pct,
     cifar_quick,
+    googlenet,
     lenet,
     mcdnn_cifar,
     mcdnn_mnist,
@@ -48,6 +49,7 @@ _BUILDERS: dict[str, Callable[..., NetSpec]] = {
     "vgg13": partial(vgg.build, depth=13),
     "vgg16": partial(vgg.build, depth=16),
     "vgg19": partial(vgg.build, depth=19),
+    "googlenet": googlenet.build,
     "squeezenet-1.0": squeezenet.build,
     "squeezenet-1.1": partial(squeezenet.build, version="1.1", border=0),
 }

@@ -23,5 +23,5 @@ def build(image_shape: Shape = (256, 256, 3), classes: int = 1000) -> NetSpec:
     for filters, window, stride in ((96, 11, 4), (256, 5, 1), (384, 3, 1)):
         x = x.conv(filters, window, stride, pad=window // 2 if stride == 1 else 0, **weights).relu()
         x = x.conv(filters, 1, **weights).relu().conv(filters, 1, **weights).relu().maxpool(**pool)
-    x = x.dropout(0.5).conv(1024, 3, pad=1, **weights).relu().conv(1024, 1, **weights).relu()
+    x = x.dropout(0.5, inverted=True).conv(1024, 3, pad=1, **weights).relu().conv(1024, 1, **weights).relu()
     return x.conv(classes, 1, **weights).relu().mean().softmax("nin", RECIPE)

@@ -22,8 +22,8 @@ def build(image_shape: Shape = (32, 32, 3), classes: int = 10) -> NetSpec:
     pool: dict[str, Any] = {"window": 3, "stride": 2, "rounding": "ceil"}
     x = image(*image_shape, scale=1 / 58)  # a deviation of about 1
     x = x.conv(192, 5, pad=2, **weights).relu().conv(160, 1, **weights).relu().conv(96, 1, **weights).relu()
-    x = x.maxpool(**pool).dropout(0.5)
+    x = x.maxpool(**pool).dropout(0.5, inverted=True)
     x = x.conv(192, 5, pad=2, **weights).relu().conv(192, 1, **weights).relu().conv(192, 1, **weights).relu()
-    x = x.avgpool(**pool).dropout(0.5)
+    x = x.avgpool(**pool).dropout(0.5, inverted=True)
     x = x.conv(192, 3, pad=1, **weights).relu().conv(192, 1, **weights).relu()
     return x.conv(classes, 1, **weights).relu().mean().softmax("nin-cifar", RECIPE)

@@ -33,6 +33,6 @@ def build(image_shape: Shape = (256, 256, 3), classes: int = 1000, accurate: boo
         x = x.conv(filters, 3, pad=1, **weights).relu()
     x = x.maxpool(3 if accurate else 2)
     for i, outputs in enumerate((4096 if accurate else 3072, 4096), 1):
-        x = x.fc(outputs, **weights, name=f"fc{i}").relu().dropout(0.5)
+        x = x.fc(outputs, **weights, name=f"fc{i}").relu().dropout(0.5, inverted=True)
     name = "overfeat-accurate" if accurate else "overfeat-fast"
     return x.fc(classes, **weights, name="fc3").softmax(name, RECIPE)

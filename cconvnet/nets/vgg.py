@@ -29,5 +29,5 @@ def build(image_shape: Shape = (256, 256, 3), classes: int = 1000, depth: int = 
             x = x.conv(filters, 3, pad=1, weight_decay=DECAY, name=f"conv{block}_{i}").relu()
         x = x.maxpool(2)
     for i in (6, 7):
-        x = x.fc(4096, weight_decay=DECAY, name=f"fc{i}").relu().dropout(0.5)
+        x = x.fc(4096, weight_decay=DECAY, name=f"fc{i}").relu().dropout(0.5, inverted=True)
     return x.fc(classes, weight_decay=DECAY, name="fc8").softmax(f"vgg{depth}", RECIPE)

@@ -35,5 +35,5 @@ def build(
         x = conv(x, filters, 3, 1, pad=1)
     x = x.maxpool(3, 2, name="pool5")
     for i in (6, 7):
-        x = x.fc(4096, init=0.01, name=f"fc{i}").relu().dropout(0.5)
+        x = x.fc(4096, init=0.01, name=f"fc{i}").relu().dropout(0.5, inverted=True)
     return x.fc(classes, init=0.01, name="fc8").softmax("zfnet", RECIPE)

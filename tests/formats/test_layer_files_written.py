@@ -150,6 +150,9 @@ def test_what_the_files_cannot_say(spec: NetSpec, message: str, tmp_path: Path) 
 
 # Networks of other programs, and the first thing that cuda-convnet's files cannot say of each.
 CANNOT = {
+    **dict.fromkeys(("overfeat-fast", "overfeat-accurate"), "layer dropout1: inverted=True"),
+    **dict.fromkeys(("vgg11", "vgg13", "vgg16", "vgg19", "nin-cifar"), "layer dropout1: inverted=True"),
+    "googlenet": "layer cost1: is a head",
     "alexnet-owt": "layer conv1: bias_weight_decay=0.0001",
     "caffenet": "layer drop6: inverted=True",
     "zfnet": "layer conv1: rounding='floor'",

@@ -25,7 +25,7 @@ from cconvnet.nets import (
     squeezenet,
     zfnet,
 )
-from cconvnet.nets.transform import scaled
+from cconvnet.nets.transform import scaled, without_heads
 from cconvnet.network import Network
 
 # Parameters and multiply-adds.
@@ -45,6 +45,7 @@ COUNTS = {
     "vgg13": (133_047_848, 11_308_466_176),
     "vgg16": (138_357_544, 15_470_264_320),
     "vgg19": (143_667_240, 19_632_062_464),
+    "googlenet": (13_378_280, 1_591_044_096),
     "squeezenet-1.0": (1_248_424, 861_339_936),
     "squeezenet-1.1": (1_235_496, 349_151_936),
 }
@@ -74,6 +75,12 @@ def test_forms_that_an_argument_chooses_have_the_published_counts() -> None:
     assert counts(overfeat.build(accurate=True)) == COUNTS["overfeat-accurate"]
 
 
+def test_googlenet_has_two_heads_in_training_and_none_in_tests() -> None:
+    spec = nets.build("googlenet")
+    assert [(cost.coeff, cost.train_only) for cost in spec.costs] == [(0.3, True), (0.3, True), (1.0, False)]
+    assert counts(without_heads(spec)) == (6_998_552, 1_582_671_872)
+
+
 # Images of a step, epochs, rate, momentum; the side of the crop and of the stored images.
 RECIPES: dict[str, tuple[int, int, float, float, int, int]] = {
     "mcdnn-mnist": (1, 800, 0.001, 0.0, 29, 29),
@@ -84,6 +91,7 @@ RECIPES: dict[str, tuple[int, int, float, float, int, int]] = {
     "overfeat-fast": (128, 90, 0.05, 0.6, 231, 256),
     "overfeat-accurate": (128, 90, 0.05, 0.6, 221, 256),
     "vgg16": (256, 74, 0.01, 0.9, 224, 256),
+    "googlenet": (32, 250, 0.01, 0.9, 224, 256),
     "squeezenet-1.0": (512, 68, 0.04, 0.9, 227, 256),
     "squeezenet-1.1": (512, 68, 0.04, 0.9, 224, 256),
 }
@@ -104,6 +112,8 @@ def test_rates_fall_as_published() -> None:
     steps = nets.build("overfeat-fast").recipe.steps
     assert [(step.epoch, step.factor) for step in steps] == [(n, 0.5) for n in (30, 50, 60, 70, 80)]
     assert nets.build("squeezenet-1.1").recipe.schedule == RateCurve("linear")
+    steps = nets.build("googlenet").recipe.steps
+    assert [(step.epoch, step.factor) for step in steps[:3]] == [(8, 0.96), (16, 0.96), (24, 0.96)]
     for name in ("zfnet", "vgg11", "nin"):
         assert nets.build(name).recipe.plateau > 0
     for name in ("mcdnn-mnist", "mcdnn-cifar"):
