@@ -30,6 +30,7 @@ from cconvnet.nets import (
     Neuron,
     NeuronSpec,
     PoolSpec,
+    RbfSpec,
     SelectSpec,
     SoftmaxCostSpec,
     SumSpec,
@@ -224,6 +225,10 @@ def _no_select(layer: Any, found: Mapping[str, Shape]) -> LayerSpec:
     raise _cannot(layer, "the files deal channels out at random and cannot list them")
 
 
+def _no_rbf(layer: Any, found: Mapping[str, Shape]) -> LayerSpec:
+    raise _cannot(layer, "the files have no distances from codes")
+
+
 def _normal_pool(layer: Any, found: Mapping[str, Shape]) -> LayerSpec:
     layer = _checked(layer)
     shape = found[layer.inputs[0]]
@@ -282,6 +287,7 @@ _NORMAL: dict[type[LayerSpec], Callable[[Any, Mapping[str, Shape]], LayerSpec]] 
     SumSpec: _normal_sum,
     BlurSpec: _normal_blur,
     SelectSpec: _no_select,
+    RbfSpec: _no_rbf,
     **dict.fromkeys((NeuronSpec, MaxSpec, ConcatSpec, SoftmaxCostSpec), lambda layer, found: _checked(layer)),
 }
 

@@ -14,6 +14,7 @@ Modules, in reading order:
     conv, local, fc: layers with weights.
     neuron, pool, lrn, lrn_maxpool, contrast_norm, dropout: layers without weights.
     elementwise, eltmax, rearrange: sums, maxima and other arrangements of inputs.
+    rbf: distances from codes.
     softmax, l2_cost: costs.
     input_transform, copy: layers that the network adds by itself.
     registry: the class for each type of spec, and the pairs of layers that are fused.

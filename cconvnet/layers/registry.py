@@ -17,6 +17,7 @@ from cconvnet.layers.lrn import LrnLayer
 from cconvnet.layers.lrn_maxpool import LrnMaxpoolLayer
 from cconvnet.layers.neuron import NeuronLayer
 from cconvnet.layers.pool import PoolLayer
+from cconvnet.layers.rbf import RbfLayer
 from cconvnet.layers.rearrange import BlurLayer, ConcatLayer, SelectLayer
 from cconvnet.layers.softmax import SoftmaxCostLayer
 from cconvnet.nets import (
@@ -33,6 +34,7 @@ from cconvnet.nets import (
     MaxSpec,
     NeuronSpec,
     PoolSpec,
+    RbfSpec,
     SelectSpec,
     SoftmaxCostSpec,
     SumSpec,
@@ -52,6 +54,7 @@ _LAYERS: dict[type[LayerSpec], type[Layer]] = {
     ConcatSpec: ConcatLayer,
     SelectSpec: SelectLayer,
     BlurSpec: BlurLayer,
+    RbfSpec: RbfLayer,
     SoftmaxCostSpec: SoftmaxCostLayer,
     L2CostSpec: L2CostLayer,
 }

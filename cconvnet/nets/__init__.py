@@ -10,6 +10,7 @@ Modules, in reading order:
     builder: networks of one's own, from values that know their shape.
     arguments, plan, ends: of the builder: arguments that many layers take; the names and order of layers;
         heads and the end.
+    bitmaps: ten digits as bitmaps, the codes of LeNet-5's classes.
     lenet, cifar_quick, ..., alexnet_2012: the networks that are known by name, one file each.
     catalog: these networks by their names.
     transform: a network at another size, or with its towers written out.
@@ -40,6 +41,7 @@ from cconvnet.nets.specs import (
     MaxSpec,
     NeuronSpec,
     PoolSpec,
+    RbfSpec,
     SelectSpec,
     SoftmaxCostSpec,
     SumSpec,
@@ -95,6 +97,7 @@ __all__ = [
     "Pair",
     "PoolSpec",
     "RateCurve",
+    "RbfSpec",
     "SelectSpec",
     "SoftmaxCostSpec",
     "SumSpec",

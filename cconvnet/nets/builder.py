@@ -50,6 +50,7 @@ from cconvnet.nets.specs import (
     MaxSpec,
     NeuronSpec,
     PoolSpec,
+    RbfSpec,
     SelectSpec,
     SumSpec,
     WeightedSpec,
@@ -313,6 +314,10 @@ class Value(End):
     def blur(self, size: int, stdev: float, **place: Unpack[Place]) -> Value:
         """Add a Gaussian blur of each channel over windows of `size`, with this standard deviation."""
         return _layer(BlurSpec, {"size": size, "stdev": stdev}, [self], place)
+
+    def rbf(self, codes: Iterable[str], **place: Unpack[Place]) -> Value:
+        """Add -sum (x - code)^2 for each code, a text of "+" and "-" for 1 and -1: LeNet-5's output."""
+        return _layer(RbfSpec, {"codes": tuple(codes)}, [self], place)
 
     def __add__(self, other: Value) -> Value:
         return add(self, other) if isinstance(other, Value) else NotImplemented

@@ -17,6 +17,7 @@ from cconvnet.nets import (
     cifar_quick,
     googlenet,
     lenet,
+    lenet_5,
     mcdnn_cifar,
     mcdnn_mnist,
     nin,
@@ -30,6 +31,8 @@ from cconvnet.nets.recipe import NetSpec
 
 _BUILDERS: dict[str, Callable[..., NetSpec]] = {
     "lenet": lenet.build,
+    "lenet-5": lenet_5.build,
+    "lenet-5-plain": partial(lenet_5.build, plain=True),
     "mcdnn-mnist": mcdnn_mnist.build,
     "cifar-quick": cifar_quick.build,
     "cifar-18pct": cifar_18pct.build,
@@ -56,7 +59,7 @@ _BUILDERS: dict[str, Callable[..., NetSpec]] = {
 # The side that images of a folder are resized to, if it is not 256. None: they are left as they are.
 _STORED_SIZES = {
     "lenet": None,
-    "mcdnn-mnist": 28,
+    **dict.fromkeys(("lenet-5", "lenet-5-plain", "mcdnn-mnist"), 28),
     **dict.fromkeys(("cifar-quick", "cifar-18pct", "cifar-13pct", "cifar-11pct"), 32),
     **dict.fromkeys(("mcdnn-cifar", "nin-cifar"), 32),
 }

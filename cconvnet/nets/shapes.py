@@ -34,6 +34,7 @@ from cconvnet.nets.specs import (
     LocalSpec,
     LrnSpec,
     PoolSpec,
+    RbfSpec,
     SelectSpec,
 )
 from cconvnet.nets.values import Init, Pair, both_sides, gaussian, require
@@ -72,6 +73,8 @@ def output_shape(spec: LayerSpec, inputs: Sequence[Shape]) -> Shape:
     """
     if isinstance(spec, FcSpec):
         return 1, 1, spec.outputs
+    if isinstance(spec, RbfSpec):
+        return 1, 1, len(spec.codes)
     if isinstance(spec, PoolSpec):
         found = {(*pool_outputs(spec, shape), shape[2]) for shape in inputs}
     elif isinstance(spec, ConvSpec | LocalSpec):
@@ -159,6 +162,9 @@ def _check_input(spec: LayerSpec, index: int, shape: Shape) -> None:
             DropoutProblem(h * w * c, spec.keep)
         case SelectSpec():
             require(max(spec.channels) < c, f"channels must be below {c}, not {max(spec.channels)}")
+        case RbfSpec():
+            length = len(spec.codes[0])
+            require(length == h * w * c, f"codes must have {h * w * c} signs, not {length}")
         case BlurSpec():
             require(spec.size <= min(h, w), f"size must be at most the image's side, not {spec.size}")
     neuron = getattr(spec, "neuron", None)

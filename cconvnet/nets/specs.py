@@ -422,6 +422,25 @@ class BlurSpec(LayerSpec):
 
 
 @dataclass(frozen=True, kw_only=True)
+class RbfSpec(LayerSpec):
+    """For each code, minus the squared distance of the input from it: -sum (x - code)^2.
+
+    Attributes:
+        codes: texts of one length, "+" for 1 and "-" for -1; a class for each. They do not learn.
+    """
+
+    type: ClassVar[str] = "rbf"
+
+    codes: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._set("codes", tuple(self.codes))
+        good = set("".join(self.codes)) <= {"+", "-"} and len({*map(len, self.codes)} - {0}) == 1
+        require(good and all(self.codes), f"layer {self.name}: codes must be texts of + and -, of one length")
+
+
+@dataclass(frozen=True, kw_only=True)
 class CostSpec(LayerSpec):
     """The fields of all costs. The gradients of a network's costs are summed.
 
@@ -482,6 +501,7 @@ LAYER_TYPES: dict[str, type[LayerSpec]] = {
         ConcatSpec,
         SelectSpec,
         BlurSpec,
+        RbfSpec,
         SoftmaxCostSpec,
         L2CostSpec,
     )

@@ -21,6 +21,7 @@ from cconvnet.nets.specs import (
     LayerSpec,
     LrnSpec,
     PoolSpec,
+    RbfSpec,
     SoftmaxCostSpec,
     WeightedSpec,
 )
@@ -215,18 +216,25 @@ def scaled(
         raise ValueError(f"image must leave something to crop, not {height}x{side}")
     classes = spec.classes if classes is None else whole("classes", classes, 1)
     unit = _unit(spec)
-    last, targets = _before_costs(spec, SoftmaxCostSpec), _before_costs(spec, L2CostSpec)
+    last = _before(spec, SoftmaxCostSpec)
+    fixed = _before(spec, L2CostSpec) | _before(spec, RbfSpec)
 
     def units(count: int) -> int:
         return max(1, round(count * width / unit)) * unit
 
     def resized(layer: LayerSpec) -> LayerSpec:
+        if isinstance(layer, RbfSpec):
+            if classes > len(layer.codes):
+                raise ValueError(
+                    f"classes must be at most {len(layer.codes)}, which have codes, not {classes}"
+                )
+            return dataclasses.replace(layer, codes=layer.codes[:classes])
         if not isinstance(layer, _Weighted):
             return layer
         count = layer.outputs if isinstance(layer, FcSpec) else layer.filters
         if layer.name in last:
             count = classes
-        elif layer.name not in targets and width != 1:
+        elif layer.name not in fixed and width != 1:
             count = units(count)
         return dataclasses.replace(layer, **_channels(layer, count))
 
@@ -280,15 +288,18 @@ def _unit(spec: NetSpec) -> int:
     return math.lcm(*groups)
 
 
-def _before_costs(spec: NetSpec, kind: type[CostSpec]) -> set[str]:
-    """Return the layers with weights whose outputs are the classes, or the targets, of costs of a kind."""
+def _before(spec: NetSpec, kind: type[LayerSpec]) -> set[str]:
+    """Return the layers with weights whose outputs layers of this kind read, those of codes apart.
+
+    Layers that keep the number of channels may be between them.
+    """
     layers = {layer.name: layer for layer in spec.layers}
     found: set[str] = set()
-    waiting = [name for cost in spec.costs if isinstance(cost, kind) for name in cost.inputs]
+    waiting = [name for layer in spec.layers if isinstance(layer, kind) for name in layer.inputs]
     while waiting:
         layer = layers.get(waiting.pop())
         if isinstance(layer, _Weighted):
             found.add(layer.name)
-        elif layer is not None:
+        elif layer is not None and not isinstance(layer, RbfSpec):
             waiting += layer.inputs
     return found

@@ -138,8 +138,8 @@ def small_spec(net: str | NetSpec, width: float | None = None, size: int | None 
 
 def _fitting(spec: NetSpec, width: float, classes: int) -> NetSpec:
     """Return the network of this width for images of 76 pixels, or of 100 if they are too small for it."""
-    small = scaled(spec, width, (76, 76), classes)
     try:
+        small = scaled(spec, width, (76, 76), classes)
         shapes(small)
     except ValueError:
         return scaled(spec, width, (100, 100), classes)

@@ -309,6 +309,7 @@ def test_every_float_of_a_network(kind: type) -> None:
     required |= {
         nets.BlurSpec: {"stdev": 1.5},
         nets.SelectSpec: {"channels": (0, 1)},
+        nets.RbfSpec: {"codes": ("+-",)},
         nets.RateCurve: {"kind": "exp", "factor": 2.0},
     }.get(kind, {})
     kind(**required)

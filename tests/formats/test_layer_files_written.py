@@ -153,6 +153,7 @@ CANNOT = {
     **dict.fromkeys(("overfeat-fast", "overfeat-accurate"), "layer dropout1: inverted=True"),
     **dict.fromkeys(("vgg11", "vgg13", "vgg16", "vgg19", "nin-cifar"), "layer dropout1: inverted=True"),
     "googlenet": "layer cost1: is a head",
+    "lenet-5": "layer select1: the files deal channels out at random",
     "alexnet-owt": "layer conv1: bias_weight_decay=0.0001",
     "caffenet": "layer drop6: inverted=True",
     "zfnet": "layer conv1: rounding='floor'",

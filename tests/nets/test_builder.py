@@ -37,6 +37,7 @@ from cconvnet.nets import (
     NeuronSpec,
     PoolSpec,
     RateCurve,
+    RbfSpec,
     SelectSpec,
     SoftmaxCostSpec,
     SumSpec,
@@ -180,6 +181,7 @@ EVERYTHING: list[tuple[Callable[[Value], Value], LayerSpec]] = [
     (lambda x: cc.concat(x, x, **PLACE), ConcatSpec(inputs=("data", "data"), **PLACE)),
     (lambda x: x.select([3, 0, 0], **PLACE), SelectSpec(channels=(3, 0, 0), **PLACE)),
     (lambda x: x.blur(3, 1.5, **PLACE), BlurSpec(size=3, stdev=1.5, **PLACE)),
+    (lambda x: x.rbf(["+-" * 144, "-+" * 144], **PLACE), RbfSpec(codes=("+-" * 144, "-+" * 144), **PLACE)),
 ]
 
 
@@ -372,6 +374,11 @@ HEAD = X.fc(4).head(name="aux")
         (lambda: X.conv(4, 2, also=X.conv(6, 3)), "layer conv2: .*; it reads 3x3x6, 1x1x6"),
         (lambda: X.select([6]), "layer select1: channels must be below 6, not 6; it reads 3x3x6"),
         (lambda: X.blur(5, 1.0), "layer blur1: size must be at most the image's side.*; it reads 3x3x6"),
+        (lambda: X.rbf(["+-"]), "layer rbf1: codes must have 54 signs, not 2; it reads 3x3x6"),
+        (lambda: X.rbf(["+-", "+"]), "layer rbf1: codes must be texts of . and -, of one length"),
+        (lambda: X.rbf(["+0"]), "layer rbf1: codes must be texts of . and -"),
+        (lambda: X.rbf([]), "layer rbf1: codes must be texts"),
+        (lambda: cc.concat(X.conv(4, 1, name="a"), X.conv(4, 1, name="a")), "two layers are named 'a'"),
         (lambda: X.blur(2, 1.0), "layer blur1: size must be odd, not 2"),
         (lambda: X.lrn(groups=4), "layer lrn1: groups .4. must divide c .6.; it reads 3x3x6"),
         (lambda: X.fc(0), "layer fc1: outputs must be at least 1, not 0; it reads 3x3x6"),

@@ -17,19 +17,25 @@ import pytest
 from cconvnet import nets
 from cconvnet.nets import (
     ConvSpec,
+    FcSpec,
     NetSpec,
+    PoolSpec,
     RateCurve,
+    RbfSpec,
     overfeat,
     spec_from_dict,
     spec_to_dict,
     squeezenet,
     zfnet,
 )
+from cconvnet.nets.shapes import multiply_adds, shapes
 from cconvnet.nets.transform import scaled, without_heads
 from cconvnet.network import Network
 
 # Parameters and multiply-adds.
 COUNTS = {
+    "lenet-5": (60_000, 327_256),
+    "lenet-5-plain": (61_706, 416_520),
     "mcdnn-mnist": (76_040, 1_891_820),
     "mcdnn-cifar": (1_660_710, 99_661_000),
     "nin-cifar": (966_986, 222_486_528),
@@ -122,6 +128,41 @@ def test_rates_fall_as_published() -> None:
         assert not recipe.distort.is_identity
 
 
+def connections(spec: NetSpec) -> int:
+    """Products and biases, where subsampling reads each pixel once and its coefficient is no connection."""
+    found, total = shapes(spec), 0
+    for layer in spec.layers:
+        outputs = math.prod(found[layer.name])
+        match layer:
+            case PoolSpec():
+                total += outputs * math.prod(layer.window)
+            case ConvSpec() if layer.window == (1, 1) and layer.groups == layer.filters:
+                total += outputs
+            case ConvSpec() | FcSpec():
+                total += outputs + multiply_adds(spec)[layer.name]
+            case RbfSpec():
+                total += outputs * len(layer.codes[0])
+    return total
+
+
+def test_lenet_5_has_the_connections_of_the_paper() -> None:
+    assert connections(nets.build("lenet-5")) == 340_908
+
+
+def test_lenet_5_reads_digits_of_28_pixels_as_of_32() -> None:
+    assert counts(nets.build("lenet-5", (28, 28, 1))) == COUNTS["lenet-5"]
+
+
+def test_lenet_5_has_no_more_classes_than_codes() -> None:
+    rbf = nets.build("lenet-5", classes=3).layers[-2]
+    assert isinstance(rbf, RbfSpec) and len(rbf.codes) == 3 and len(set(rbf.codes)) == 3
+    assert scaled(nets.build("lenet-5"), classes=3).layers[-2] == rbf
+    with pytest.raises(ValueError, match="classes must be at most 10, the digits that have codes, not 11"):
+        nets.build("lenet-5", classes=11)
+    with pytest.raises(ValueError, match="classes must be at most 10, which have codes, not 11"):
+        scaled(nets.build("lenet-5"), classes=11)
+
+
 def test_filters_of_zfnet_keep_a_root_mean_square_of_a_tenth() -> None:
     convolutions = [layer for layer in nets.build("zfnet").layers if isinstance(layer, ConvSpec)]
     fan_ins = (7 * 7 * 3, 5 * 5 * 96, 3 * 3 * 256, 3 * 3 * 384, 3 * 3 * 384)
@@ -142,7 +183,7 @@ def tiny(name: str) -> NetSpec:
     spec = nets.build(name)
     if max(spec.stored) > 32:
         return scaled(spec, 1 / 16, (100, 100), 3)
-    return scaled(spec, 1 / 8, None, 3)
+    return scaled(spec, 1 / 8 if max(spec.stored) == 32 and spec.input.channels == 3 else 1.0, None, 3)
 
 
 @pytest.mark.parametrize("name", LANDMARKS)

@@ -31,6 +31,7 @@ CHECKED = (
     "alexnet",
     "alexnet-2012",
     "mcdnn-mnist",
+    "lenet-5",
 )
 
 
