@@ -9,8 +9,7 @@ A value is immutable: two layers that read the same value are two branches. Noth
 result of :meth:`Value.softmax` is plain data, a :class:`~cconvnet.nets.NetSpec`, made of the layers that lead
 to it and to its heads.
 
-Sizes are (height, width) or one number for both. A layer that does not fit is refused by the call that adds
-it.
+Sizes are (height, width) or one number for both. The call that adds a layer refuses one that does not fit.
 
 Layers are named by type and order: conv1, pool1, conv2. ``name=`` gives another name. An activation function
 without a name of its own becomes part of the product before it, unless something else reads the product.
@@ -304,8 +303,7 @@ class Value(End):
             require(real("rate", rate, low=0) < 1, f"rate must be below 1, not {rate}")
             keep = 1 - rate
         real("keep", keep, above=0, high=1)
-        given = {"keep": keep, "inverted": inverted, "enabled": enabled}
-        return _layer(DropoutSpec, given, [self], place)
+        return _layer(DropoutSpec, {"keep": keep, "inverted": inverted, "enabled": enabled}, [self], place)
 
     def select(self, channels: Iterable[int], **place: Unpack[Place]) -> Value:
         """Add a selection of channels, in any order and any number of times."""

@@ -15,7 +15,8 @@ from cconvnet.nets.values import NO_DISTORTION, Distortion, Init, Neuron, RateCu
 T = TypeVar("T")
 
 # Fields that layers did not always have, with the values by which they compute as before. These are left out,
-# so that the networks of older versions are described as ever. So is the distortion of a recipe without one.
+# so that the networks of older versions are described as ever. So are a recipe's distortion, and channels'
+# means and deviations, where there are none.
 _LATER: dict[str, Any] = {
     "dilation": (1, 1),
     "count_padding": False,
@@ -33,6 +34,9 @@ def spec_to_dict(spec: NetSpec) -> dict[str, Any]:
         for name, default in _LATER.items():
             if name in layer_values and layer_values[name] == default:
                 del layer_values[name]
+    for name in ("mean", "deviation"):
+        if values["input"][name] is None:
+            del values["input"][name]
     if spec.recipe.distort == NO_DISTORTION:
         del values["recipe"]["distort"]
     # asdict keeps tuples. JSON gives lists back, and both forms must be the same.

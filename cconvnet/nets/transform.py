@@ -14,7 +14,6 @@ from cconvnet.nets.shapes import Shape, fan_in, output_shape, plain_init, shapes
 from cconvnet.nets.specs import (
     DATA,
     SPLIT_BY_CHANNEL,
-    CostSpec,
     FcSpec,
     FilterSpec,
     L2CostSpec,

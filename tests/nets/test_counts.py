@@ -38,7 +38,7 @@ def test_inputs_of_a_product_count_each() -> None:
     assert (local.parameters, local.multiply_adds) == (4 * 2 * (27 + 1), 4 * 2 * 27)
 
 
-# ---- networks field by field ---------------------------------------------------------------
+# ---- networks field by field ------------------------------------------------------------------------------
 
 # SHA-256 of each network's JSON, at its own size and at another, written before the builder was there.
 DIGESTS = {
