@@ -59,7 +59,7 @@ struct CrossEntropy {
 };
 
 template <int THREADS, Also ALSO, class T>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 1)  // without the 1 nvcc spills registers
     softmax_kernel(int n, int k, const T* logits, float* probabilities, CrossEntropy<T> out) {
   constexpr bool LOSS = ALSO != Also::nothing;
   static_assert(THREADS == kWarp || THREADS == kThreads, "a row is served by a warp or by a block");
