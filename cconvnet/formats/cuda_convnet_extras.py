@@ -62,7 +62,7 @@ class Extras:
 def layer_comments(spec: NetSpec) -> list[str]:
     """Return the comments of a network's layer file."""
     values = {"name": spec.name, "stored": list(spec.stored), **dataclasses.asdict(spec.input)}
-    return [_comment(key, value) for key, value in values.items()]
+    return [_comment(key, value) for key, value in values.items() if value is not None]
 
 
 def recipe_comments(recipe: TrainRecipe) -> list[str]:

@@ -172,3 +172,10 @@ def test_every_field_of_a_recipe_is_kept(tmp_path: Path) -> None:
     kept = [line.split("=")[0] for line in paths[1].read_text().splitlines() if "cconvnet:" in line]
     fields = {field.name for field in dataclasses.fields(TrainRecipe)} - {"lr", "momentum"}
     assert {line.split(": ")[1] for line in kept} == fields
+
+
+def test_the_mean_and_the_deviation_of_channels_are_kept(tmp_path: Path) -> None:
+    spec = small("lenet")
+    values = dataclasses.replace(spec.input, mean=(120.5,), deviation=(60.25,))
+    got, _ = read(*files_of(dataclasses.replace(spec, input=values), tmp_path), image_shape=spec.stored_shape)
+    assert (got.input.mean, got.input.deviation) == ((120.5,), (60.25,))
