@@ -174,6 +174,13 @@ def all_devices(request: pytest.FixtureRequest) -> list[Device]:
 
 
 @pytest.fixture(scope="session")
+def cpu_with_bf16() -> None:
+    """Skip a test of arrays of bfloat16s on a CPU without instructions for them."""
+    if not get_device("cpu:0").serves("bf16"):
+        pytest.skip("this CPU has no bf16")
+
+
+@pytest.fixture(scope="session")
 def counting_build() -> None:
     """Skip a test where the emulator that counts was not built, except in CI."""
     try:

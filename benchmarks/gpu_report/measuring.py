@@ -60,7 +60,7 @@ def lines(settings: Settings, run: Run, side: str, seconds: float, *more: str, t
         f"{max(seconds, 1):.0f}",
     ]
     if not settings.on_gpu:
-        sizes += ["--calls", "1", "--verify", "finite", "--only", "conv3,fc10,pool3,loss,update"]
+        sizes += ["--calls", "1", "--verify", "finite", "--only", "conv3,fc10,pool3,cost,update"]
     out = ["--json", str(run.folder / KERNELS)]
     return python("-m", "cconvnet.bench.lines", side, "--device", settings.device, *sizes, *more, *out)
 

@@ -15,6 +15,8 @@ from cconvnet.testing.random_problems import random_case
 def check_random(seed: int, devices: list[Device]) -> None:
     operation, problem, arguments = random_case(seed, OPERATIONS)
     device = devices[seed % len(devices)]
+    if not device.serves(getattr(problem, "precision", arguments.get("element", "fp32"))):
+        return
     rows = exact_impls(operation, problem, device)
     # The first choice, as a network would run it, or any other row.
     impl = rows[seed // len(devices) % len(rows)] if seed % 3 and "offset" not in arguments else None

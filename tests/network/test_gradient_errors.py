@@ -25,7 +25,7 @@ Array = np.ndarray[Any, Any]
 Errors = dict[str, float]
 
 RECORDED = Path(__file__).parents[1] / "helpers" / "float32_errors.json"
-NAMES = ["vgg16", "nin", "zfnet", "overfeat-fast", "squeezenet-1.0"]
+NAMES = ["vgg16", "googlenet", "nin", "zfnet", "overfeat-fast", "squeezenet-1.0"]
 BATCH = 6
 MOST = 2.0  # times the error of PyTorch in float32
 

@@ -78,6 +78,7 @@ def test_out_of_a_library_is_written_and_returned(others: Any, function: str) ->
     np.testing.assert_array_equal(out.array, wanted)
 
 
+@pytest.mark.usefixtures("cpu_with_bf16")
 @pytest.mark.parametrize("function", WITH_ELEMENTS)
 def test_a_type_called_bfloat16_is_taken_and_returned(function: str) -> None:
     wanted = results(CPU, function, in_bf16(function))
@@ -93,6 +94,7 @@ def test_a_type_called_bfloat16_is_taken_and_returned(function: str) -> None:
         np.testing.assert_array_equal(actual, expected)
 
 
+@pytest.mark.usefixtures("cpu_with_bf16")
 def test_an_out_of_bfloat16_is_written_and_returned() -> None:
     logits, labels = floats(3, 7), integers([6, 0, 2])
     p, _, _ = ops.softmax_cross_entropy_forward(logits, labels)
@@ -107,6 +109,7 @@ def test_an_out_of_bfloat16_is_written_and_returned() -> None:
     assert ops.relu_forward(x, out=x) is x and (x == target).all()
 
 
+@pytest.mark.usefixtures("cpu_with_bf16")
 def test_bits_stay_bits(others: Any) -> None:
     x = floats(*X)
     assert ops.to_bf16(x).dtype == bfloat16.BITS
@@ -114,6 +117,7 @@ def test_bits_stay_bits(others: Any) -> None:
     assert ops.relu_forward(Tensor(ops.to_bf16(x))).dtype == bfloat16.BITS
 
 
+@pytest.mark.usefixtures("cpu_with_bf16")
 def test_a_library_with_bfloat16_has_it_as_result(others: Any) -> None:
     x = Tensor(floats(*X))
     rounded = ops.to_bf16(x)
@@ -183,6 +187,10 @@ def test_what_cannot_be_shared_is_refused_by_name(others: Any) -> None:
     labels = Tensor(integers([6, 0, 2], bfloat16.BITS), others.bfloat16)
     with pytest.raises(ValueError, match=r"^labels must be int32, not bfloat16"):
         ops.softmax_cross_entropy_forward(Tensor(floats(3, 7)), labels)
+
+
+@pytest.mark.usefixtures("cpu_with_bf16")
+def test_floats_beside_bfloat16s_are_refused(others: Any) -> None:
     with pytest.raises(ValueError, match=r"^w must be bfloat16, not float32"):
         ops.fc_fprop(ops.to_bf16(Tensor(floats(3, 4))), Tensor(floats(2, 4)))
 
