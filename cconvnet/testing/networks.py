@@ -186,43 +186,6 @@ def _fc(name: str, c: int, k: int) -> Layer:
     return Layer(name, "fc", {"c": c, "k": k}, bias=True)
 
 
-def _lrn(name: str, hw: int, c: int, **rest: Any) -> Layer:
-    return Layer(name, "lrn", {"h": hw, "w": hw, "c": c, **rest})
-
-
-def _googlenet() -> Iterator[Layer]:
-    yield _conv("conv1", 224, 3, 64, 7, stride=2, padding=3)
-    yield _pool("pool1", 112, 64, 3, 2, rounding="ceil")
-    yield _lrn("lrn1", 56, 64, alpha=2e-5)
-    yield _conv("conv2_reduce", 56, 64, 64, 1)
-    yield _conv("conv2", 56, 64, 192, 3, padding=1)
-    yield _lrn("lrn2", 56, 192, alpha=2e-5)
-    yield _pool("pool2", 56, 192, 3, 2, rounding="ceil")
-    # Input channels, then the filters of: 1x1; 3x3 and its reduction; 5x5 and its; behind the pool.
-    for name, hw, c, ones, reduce3, threes, reduce5, fives, pooled in (
-        ("3a", 28, 192, 64, 96, 128, 16, 32, 32),
-        ("3b", 28, 256, 128, 128, 192, 32, 96, 64),
-        ("4a", 14, 480, 192, 96, 208, 16, 48, 64),
-        ("4b", 14, 512, 160, 112, 224, 24, 64, 64),
-        ("4c", 14, 512, 128, 128, 256, 24, 64, 64),
-        ("4d", 14, 512, 112, 144, 288, 32, 64, 64),
-        ("4e", 14, 528, 256, 160, 320, 32, 128, 128),
-        ("5a", 7, 832, 256, 160, 320, 32, 128, 128),
-        ("5b", 7, 832, 384, 192, 384, 48, 128, 128),
-    ):
-        yield _conv(f"{name}_1x1", hw, c, ones, 1)
-        yield _conv(f"{name}_3x3_reduce", hw, c, reduce3, 1)
-        yield _conv(f"{name}_3x3", hw, reduce3, threes, 3, padding=1)
-        yield _conv(f"{name}_5x5_reduce", hw, c, reduce5, 1)
-        yield _conv(f"{name}_5x5", hw, reduce5, fives, 5, padding=2)
-        yield _pool(f"{name}_pool", hw, c, 3, 1, padding=(1, 1))
-        yield _conv(f"{name}_pool_proj", hw, c, pooled, 1)
-    yield _pool("pool3", 28, 480, 3, 2, rounding="ceil")
-    yield _pool("pool4", 14, 832, 3, 2, rounding="ceil")
-    yield _pool("pool5", 7, 1024, 7, 1, kind="avgpool")
-    yield _fc("fc", 1024, 1000)
-
-
 def _resnet50() -> Iterator[Layer]:
     """ResNet-50 with the stride in the 3x3 convolution, as it is trained today; equal blocks appear once."""
     yield _conv("conv1", 224, 3, 64, 7, stride=2, padding=3)
@@ -242,7 +205,6 @@ def _resnet50() -> Iterator[Layer]:
 
 
 _LISTED: dict[str, Callable[[], Iterator[Layer]]] = {
-    "googlenet": _googlenet,
     "resnet50": _resnet50,
 }
 
