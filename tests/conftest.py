@@ -14,7 +14,7 @@ import io
 import os
 import signal
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -160,6 +160,18 @@ def _serves(name: str, precision: str) -> bool:
         return get_device(name).serves(precision)
     except DeviceUnavailable:
         return precision == "fp32"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call() -> Generator[None, None, None]:
+    """Skip a test that asks a CPU for bf16 which has no instructions for it."""
+    try:
+        yield
+    except (ValueError, RuntimeError) as error:
+        refused = "precision bf16 is not for cpu:" in str(error) or "precision='bf16'" in str(error)
+        if refused and not _serves("cpu:0", "bf16"):
+            pytest.skip("this CPU has no bf16")
+        raise
 
 
 @pytest.fixture

@@ -167,7 +167,7 @@ class OurData:
 
         def use(batch: data.Batch) -> None:
             where = batch.top, batch.left, batch.mirror
-            transform(problem, batch.images, *where, mean, None, 1.0, crops, device.stream)
+            transform(problem, batch.images, *where, mean, None, 1.0, None, crops, device.stream)
 
         return self._loaded(use, seconds)
 
