@@ -337,12 +337,13 @@ def test_the_sheet_shows_what_training_would(tmp_path: Path) -> None:
     said: list[str] = []
     augmentation.write_sheet(tmp_path / "a.png", noise, spec(recipe), images=3, epochs=5, say=said.append)
     assert said == [
-        "3 images, 5 epochs: random crops of 8x7 of 11x9, mirror images, colour noise 0.1",
+        "3 images, 5 epochs: random crops of 8x7 of 11x9, mirror images, colour noise 0.1, distortion: none",
     ]
     padded = TrainRecipe(batch=20, epochs=1, lr=0.1, pad=2)
     augmentation.write_sheet(tmp_path / "b.png", noise, spec(padded), images=1, epochs=1, say=said.append)
     assert said.pop() == (
-        "1 images, 1 epochs: random crops of 8x7 of 11x9 padded by 2, no mirror images, no colour noise"
+        "1 images, 1 epochs: random crops of 8x7 of 11x9 padded by 2, no mirror images, no colour noise, "
+        "distortion: none"
     )
     sheet = np.asarray(Image.open(tmp_path / "a.png"))
     factor = 96 // 9

@@ -111,7 +111,7 @@ def logits(real: Path) -> Callable[[Array, tuple[int, int, int]], Array]:
 
 
 def right(logits: Array) -> tuple[int, int]:
-    """How many photographs' classes are first, and among the first five."""
+    """The number of photographs whose class is first, and of those whose class is among the first five."""
     ranks = (logits > logits[np.arange(PHOTOS), LABELS][:, None]).sum(1)
     return int((ranks == 0).sum()), int((ranks < 5).sum())
 

@@ -20,6 +20,7 @@ from PIL import Image
 
 from cconvnet import nets, report, runs
 from cconvnet.console import Silent
+from cconvnet.devices import get_device
 from cconvnet.evaluate import Answers, evaluate_runs, load_trained
 from cconvnet.plots import analysis
 from cconvnet.report import results
@@ -295,7 +296,8 @@ def test_a_precision_the_device_has_not_leaves_the_rest(small_run: Path, tmp_pat
     for section in OF_THE_DATA:
         assert "Not shown: " in page.text(section) and "tf32" in page.text(section)
     assert page.source.count("Not shown") == len(OF_THE_DATA)
-    assert "Not shown" not in written(small_run, tmp_path / "report.html", precision="bf16").source
+    if get_device("cpu:0").serves("bf16"):
+        assert "Not shown" not in written(small_run, tmp_path / "report.html", precision="bf16").source
 
 
 def test_a_run_that_has_just_begun(small_run: Path, tmp_path: Path) -> None:
