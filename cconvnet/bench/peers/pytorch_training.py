@@ -16,11 +16,12 @@ from cconvnet.bench.peers.pytorch import set_up
 # isort: split
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from cconvnet import nets
 from cconvnet.bench.peers.pytorch_net import Net
-from cconvnet.data import Loader, mean_image, open_source
+from cconvnet.data import Batch, Loader, mean_image, open_source
 from cconvnet.data.splits import Split, StoredSplit
 from cconvnet.nets import LayerSpec, NetSpec, RateCurve
 from cconvnet.nets.specs import WeightedSpec
@@ -65,7 +66,8 @@ class PyTorchTraining:
         precision: "fp32", or "bf16": autocast.
         seed: The seed of the weights and of the order.
         recipe: ``epochs``, ``batch``, ``lr``, ``warmup``, ``momentum`` and, if any, ``lr_scale``, as options
-            of `cconvnet train`. After the warm-up the rates fall to 0 linearly.
+            of `cconvnet train`. After the warm-up the rates fall to 0 linearly. Crops and mirroring are those
+            of the network's own recipe.
     """
 
     def __init__(self, net: str, data: str, precision: str, seed: int, recipe: Mapping[str, Any]) -> None:
@@ -92,50 +94,77 @@ class PyTorchTraining:
         self.scales = [group["lr"] for group in groups]
         self.optimizer = torch.optim.SGD(groups, lr=self.schedule.lr, momentum=self.momentum, fused=True)
 
-    def _logits(self, images: Array) -> list[Tensor]:
-        x = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(memory_format=self.format)
+    def _input(self, part: Batch) -> Tensor:
+        """Return the images as the first layer reads them: minus the mean, cropped, mirrored and scaled."""
+        x = torch.from_numpy(part.images).permute(0, 3, 1, 2).contiguous(memory_format=self.format)
+        x = x.to(torch.float32).sub_(self.mean).mul_(self.spec.input.scale)
+        pad, height, width = self.spec.recipe.pad, self.spec.input.height, self.spec.input.width
+        if x.shape[2:] != (height, width) or part.top.any() or part.left.any():
+            padded = F.pad(x, (pad,) * 4)
+            corners = zip(padded, part.top + pad, part.left + pad, strict=True)
+            x = torch.stack([one[:, top : top + height, left : left + width] for one, top, left in corners])
+        if part.mirror.any():
+            x = torch.where(torch.from_numpy(part.mirror).bool()[:, None, None, None], x.flip(3), x)
+        return x.contiguous(memory_format=self.format)
+
+    def _logits(self, part: Batch) -> list[Tensor]:
         with torch.autocast("cpu", torch.bfloat16, enabled=self.bf16):
-            logits: list[Tensor] = self.model(x.to(torch.float32).sub_(self.mean))
+            logits: list[Tensor] = self.model(self._input(part))
         return [own.float() for own in logits]
 
-    def _step(self, images: Array, labels: Array, lr: float) -> None:
+    def _loader(self) -> Loader:
+        """Return the batches of the training, as `cconvnet train` draws them."""
+        own, recipe = self.spec.input, self.spec.recipe
+        return Loader(
+            self.images,
+            self.batch,
+            self.seed,
+            crop=(own.height, own.width),
+            random_crop=recipe.crop or recipe.pad > 0,
+            pad=recipe.pad,
+            mirror=recipe.mirror,
+        )
+
+    def _step(self, part: Batch, lr: float) -> None:
         for group, scale in zip(self.optimizer.param_groups, self.scales, strict=True):
             group["lr"] = lr * scale
         self.model.train()
         self.model.zero_grad(set_to_none=True)
-        _, objective = self.model.losses(self._logits(images), torch.from_numpy(labels).long())
+        _, objective = self.model.losses(self._logits(part), torch.from_numpy(part.labels).long())
         objective.backward()
         self.optimizer.step()
 
     def _seconds_of_step(self, layout: str) -> float:
         self._begin(layout)
-        with Loader(self.images, self.batch, self.seed) as loader:
+        with self._loader() as loader:
             given = next(iter(loader.epoch(0)))
         seconds = []
         for _ in range(_STEPS):
             begin = time.perf_counter()
-            self._step(given.images, given.labels, 0.0)
+            self._step(given, 0.0)
             seconds.append(time.perf_counter() - begin)
         return statistics.median(seconds)
 
     def _error(self) -> float:
         wrong = 0
         self.model.eval()
-        with torch.no_grad(), Loader(self.tests, self.batch, shuffle=False, drop_last=False) as loader:
+        crop = (self.spec.input.height, self.spec.input.width)
+        whole = Loader(self.tests, self.batch, crop=crop, shuffle=False, drop_last=False)
+        with torch.no_grad(), whole as loader:
             for part in loader.epoch(0):
-                wrong += int((self._logits(part.images)[0].argmax(1).numpy() != part.labels).sum())
+                wrong += int((self._logits(part)[0].argmax(1).numpy() != part.labels).sum())
         return wrong / len(self.tests)
 
     def train(self) -> dict[str, Any]:
         """Train, and return the seconds of all steps and tests and the test error after each epoch."""
         errors = []
         begin = time.perf_counter()
-        with Loader(self.images, self.batch, self.seed) as loader:
+        with self._loader() as loader:
             for epoch in range(self.epochs):
                 for index, part in enumerate(loader.epoch(epoch)):
                     done = epoch + index / loader.steps_per_epoch
                     lr = self.schedule.lr * self.schedule.course(done, self.epochs)
-                    self._step(part.images, part.labels, lr)
+                    self._step(part, lr)
                 errors.append(self._error())
         seconds = time.perf_counter() - begin
         what = f"PyTorch {torch.__version__}, {self.layout}, {torch.get_num_threads()} threads"

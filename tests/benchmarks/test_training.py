@@ -1,4 +1,4 @@
-"""Training of cifar-quick beside PyTorch's: benchmarks/cifar_quick.py on a few small pictures."""
+"""Training beside PyTorch's: benchmarks/training.py on a few small pictures."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ BATCH = 128
 
 
 @pytest.fixture
-def cifar_quick() -> ModuleType:
-    path = Path(__file__).parents[2] / "benchmarks" / "cifar_quick.py"
-    spec = importlib.util.spec_from_file_location("cifar_quick", path)
+def training() -> ModuleType:
+    path = Path(__file__).parents[2] / "benchmarks" / "training.py"
+    spec = importlib.util.spec_from_file_location("training", path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -40,16 +40,18 @@ def pictures(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("side", ["cconvnet", "pytorch"])
 def test_a_side_learns_and_is_recorded(
-    cifar_quick: ModuleType, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], side: str
+    training: ModuleType, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], side: str
 ) -> None:
     if side == "pytorch":
         pytest.importorskip("torch")
     file = tmp_path / "found.json"
     arguments = ["--data", str(pictures), "--epochs", "3", "--sides", side, "--precisions", "fp32"]
-    assert cifar_quick.main([*arguments, "--json", str(file)]) == 0
+    assert training.main([*arguments, "--json", str(file)]) == 0
     assert capsys.readouterr().out.startswith(f"{side} in fp32: ")
     result = json.loads(file.read_text())
-    assert result["machine"]["command"].startswith("cifar_quick.py --data pictures --seed 1 --epochs 3")
+    assert result["machine"]["command"].startswith(
+        "training.py --net cifar-quick --data pictures --seed 1 --epochs 3"
+    )
     (run,) = result["runs"]
     assert run["seconds"] > 0
     assert len(run["errors"]) == 3

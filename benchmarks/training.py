@@ -1,12 +1,12 @@
-"""Train cuda-convnet's "26% in 80 seconds" network on the CPU, beside PyTorch on the same images.
+"""Train a network on the CPU, beside PyTorch on the same images.
 
-    python benchmarks/cifar_quick.py --data cifar10/ --json benchmarks/results/cifar-quick-cpu-MACHINE.json
+    python benchmarks/training.py --net cifar-quick --data cifar10/ --json FILE.json --plot FILE.png
 
-Both sides train `cifar-quick` from the same weights, with the same order of images and the same rates, which
-rise in a warm-up and fall linearly to 0, and test after every epoch. In each precision one follows the other,
-in processes of their own. Our seconds are those of a whole run of `cconvnet train`: decoding, checkpoints and
-log included. PyTorch's are those of its steps and tests alone, on images that are decoded already, in the
-faster of its two layouts, with malloc's thresholds raised.
+Both sides begin with the same weights. They see the same images in the same order, with the same crops and
+mirroring, at the same rates, which rise in a warm-up and fall linearly to 0. They test after every epoch. In
+each precision one follows the other, in processes of their own. Our seconds are those of a whole run of
+`cconvnet train`: decoding, checkpoints and log included. PyTorch's are those of its steps and tests alone, on
+images that are decoded already, in the faster of its two layouts, with malloc's thresholds raised.
 """
 
 from __future__ import annotations
@@ -27,27 +27,32 @@ sys.path.insert(0, str(ROOT))
 from cconvnet.bench.processes import RAISED_MALLOC, Worker  # noqa: E402
 from cconvnet.console import percent  # noqa: E402
 from cconvnet.devices import get_device, machine  # noqa: E402
+from cconvnet.plots import check, drawn  # noqa: E402
 from cconvnet.runs import read_log  # noqa: E402
 
-NET = "cifar-quick"
 DEVICE = "cpu:0"
-# Options of `cconvnet train`, which both sides follow.
-# `conv1` reads pixels of up to 128 in magnitude, so that its rate is far higher than that of the others, and
-# limits it.
-RECIPE = {"epochs": 7, "batch": 64, "lr": 0.003, "warmup": 0.5, "lr-scale": "conv1=0.4", "momentum": 0.9}
+# Options of `cconvnet train`, which both sides follow, by network.
+RECIPES: dict[str, dict[str, Any]] = {
+    # `conv1` reads pixels of up to 128 in magnitude, so that its rate is far higher than that of the others,
+    # and limits it.
+    "cifar-quick": {"epochs": 7, "batch": 64, "lr": 0.003, "warmup": 0.5, "lr-scale": "conv1=0.4"},
+    "nin-cifar": {"epochs": 5, "batch": 128, "lr": 0.05, "warmup": 0.5},
+}
+TYPES = {"epochs": int, "batch": int, "lr": float, "warmup": float, "lr-scale": str, "momentum": float}
 
 
 def recipe_of(options: argparse.Namespace) -> dict[str, Any]:
-    """Return the options of the training by their names on the command line, without empty ones."""
-    given = {name: getattr(options, name.replace("-", "_")) for name in RECIPE}
-    return {name: value for name, value in given.items() if value != ""}
+    """Return the options of the training: the given ones, then the network's of RECIPES."""
+    given = {name: getattr(options, name.replace("-", "_")) for name in TYPES}
+    given = {name: value for name, value in given.items() if value is not None}
+    return {"momentum": 0.9, **RECIPES[options.net], **given}
 
 
 def ours(options: argparse.Namespace, precision: str) -> dict[str, Any]:
     """Train by `cconvnet train`; return the command's seconds and the test error after each epoch."""
-    with tempfile.TemporaryDirectory(prefix="cconvnet-cifar-quick-") as folder:
+    with tempfile.TemporaryDirectory(prefix="cconvnet-training-") as folder:
         out = f"{folder}/run"
-        command = [sys.executable, "-m", "cconvnet", "train", "--net", NET, "--data", options.data]
+        command = [sys.executable, "-m", "cconvnet", "train", "--net", options.net, "--data", options.data]
         command += ["--device", DEVICE, "--precision", precision, "--seed", str(options.seed), "--quiet"]
         command += ["--lr-schedule", "linear"]
         command += [word for name, value in recipe_of(options).items() for word in (f"--{name}", str(value))]
@@ -60,7 +65,7 @@ def ours(options: argparse.Namespace, precision: str) -> dict[str, Any]:
 
 def pytorch(options: argparse.Namespace, precision: str) -> dict[str, Any]:
     """Train by PyTorch; return the seconds of steps and tests, and the test error after each epoch."""
-    arguments = {"net": NET, "data": options.data, "precision": precision, "seed": options.seed}
+    arguments = {"net": options.net, "data": options.data, "precision": precision, "seed": options.seed}
     recipe = {name.replace("-", "_"): value for name, value in recipe_of(options).items()}
     target = "cconvnet.bench.peers.pytorch_training:PyTorchTraining"
     with Worker(target, {**arguments, "recipe": recipe}, RAISED_MALLOC) as worker:
@@ -76,11 +81,18 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
     about = machine.describe(get_device(DEVICE))
     recipe = recipe_of(options)
     # Results do not contain the path of the data.
-    about["command"] = f"cifar_quick.py --data {Path(options.data).name} --seed {options.seed}" + "".join(
-        f" --{name} {value}" for name, value in recipe.items()
+    about["command"] = (
+        f"training.py --net {options.net} --data {Path(options.data).name} --seed {options.seed}"
+        + "".join(f" --{name} {value}" for name, value in recipe.items())
     )
     recipe["lr-schedule"] = "linear"
-    result: dict[str, Any] = {"what": NET, "machine": about, "recipe": recipe, "runs": []}
+    result: dict[str, Any] = {
+        "what": options.net,
+        "machine": about,
+        "seed": options.seed,
+        "recipe": recipe,
+        "runs": [],
+    }
     for precision in options.precisions.split(","):
         for side in options.sides.split(","):
             found = SIDES[side](options, precision)
@@ -92,19 +104,45 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
     return result
 
 
+def draw(result: dict[str, Any], path: Path) -> None:
+    """Draw the test error after each epoch of all runs.
+
+    Raises:
+        PlotError: matplotlib is missing, or the file's ending names no kind of image.
+    """
+    about = f"Seed {result['seed']}, the same first weights, images and rates on both sides."
+    title = f"{result['what']}: test error after each epoch"
+    with drawn(path, 6.4, 4.2, title, about) as page:
+        axes = page.subplots()
+        for run in result["runs"]:
+            label = f"{run['side']}, {run['precision']}"
+            percents = [100 * error for error in run["errors"]]
+            axes.plot(range(1, len(percents) + 1), percents, marker="o", label=label)
+        axes.set(xlabel="epochs", ylabel="test error, %", ylim=(0, None))
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.legend()
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--net", choices=RECIPES, default="cifar-quick", help="network (cifar-quick)")
     parser.add_argument("--data", required=True, help="folder of CIFAR-10's pictures")
     parser.add_argument("--seed", type=int, default=1, help="of weights and order (1)")
-    for name, value in RECIPE.items():
+    for name, kind in TYPES.items():
         parser.add_argument(
-            f"--{name}", type=type(value), default=value, help=f"as of `cconvnet train` ({value or 'none'})"
+            f"--{name}", type=kind, help="as of `cconvnet train`, instead of the network's own"
         )
     parser.add_argument("--precisions", default="fp32,bf16", help="with commas (fp32,bf16)")
     parser.add_argument("--sides", default=",".join(SIDES), help=f"with commas ({','.join(SIDES)})")
     parser.add_argument("--json", type=Path, help="file for the result")
-    compare(parser.parse_args(arguments))
+    parser.add_argument("--plot", type=Path, help="picture of the test errors")
+    options = parser.parse_args(arguments)
+    if options.plot:
+        check(options.plot)
+    result = compare(options)
+    if options.plot:
+        draw(result, options.plot)
     return 0
 
 
