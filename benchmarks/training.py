@@ -36,7 +36,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     # `conv1` reads pixels of up to 128 in magnitude, so that its rate is far higher than that of the others,
     # and limits it.
     "cifar-quick": {"epochs": 7, "batch": 64, "lr": 0.003, "warmup": 0.5, "lr-scale": "conv1=0.4"},
-    "nin-cifar": {"epochs": 5, "batch": 128, "lr": 0.05, "warmup": 0.5},
+    "nin-cifar": {"epochs": 5, "batch": 128, "lr": 0.01, "warmup": 0.5},
 }
 TYPES = {"epochs": int, "batch": int, "lr": float, "warmup": float, "lr-scale": str, "momentum": float}
 
@@ -45,7 +45,7 @@ def recipe_of(options: argparse.Namespace) -> dict[str, Any]:
     """Return the options of the training: the given ones, then the network's of RECIPES."""
     given = {name: getattr(options, name.replace("-", "_")) for name in TYPES}
     given = {name: value for name, value in given.items() if value is not None}
-    return {"momentum": 0.9, **RECIPES[options.net], **given}
+    return {**RECIPES[options.net], "momentum": 0.9, **given}
 
 
 def ours(options: argparse.Namespace, precision: str) -> dict[str, Any]:
