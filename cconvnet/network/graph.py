@@ -103,11 +103,11 @@ class Graph:
         self.parts: dict[str, list[Layer]] = {}
         self.inputs: dict[str, InputLayer] = {}
         self.parameters: dict[str, Parameter] = {}
-        self.places = Places(spec, batch, memory) if fuse else None
         self.finished_by: dict[str, str] = {}
         self._order: list[Layer] = []  # layers and, before their first reader, inputs and copies
         self._copies: dict[tuple[int, str], CopyLayer] = {}  # by the tensor's id and the device it goes to
         self._readers = collections.Counter(name for layer in spec.layers for name in layer.inputs)
+        self._places = Places(spec, self._readers, batch, memory) if fuse else None
         self._add_layers(fuse)
         self.costs = {layer.name: layer.cost for layer in self.layers if layer.cost is not None}
         self._check_use()
@@ -201,17 +201,19 @@ class Graph:
 
     def _place(self, spec: LayerSpec, inputs: Sequence[Sequence[Tensor]], site: Site) -> Place | None:
         """Return where a layer writes its output in a concatenation on the same device, if it can."""
-        concat = None if self.places is None else self.places.reader(spec)
-        if self.places is None or concat is None or len(inputs[0]) != 1 or concat.split != spec.split:
+        places = self._places
+        concat = None if places is None else places.concat(spec)
+        if places is None or concat is None or len(inputs[0]) != 1 or concat.split != spec.split:
             return None
-        first = concat.inputs[0]
         if len(self.devices) > 1 and not spec.split:
-            if concat.device is None and first != spec.name and first not in self.parts:
-                return None  # the concatenation's device is not known yet
-            follows = concat.device is None and first == spec.name
-            if not follows and self._devices_of(concat)[0].name != site.device.name:
+            first = concat.inputs[0]
+            if concat.device is not None or first in self.parts:
+                here = self._devices_of(concat)[0].name == site.device.name
+            else:
+                here = first == spec.name  # which the concatenation will follow
+            if not here:
                 return None
-        return self.places.place(spec, concat, site)
+        return places.place(spec, concat, site)
 
     def _site(self, device: Device, part: int = 0, parts: int = 1) -> Site:
         return Site(

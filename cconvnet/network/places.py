@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import collections
+from collections.abc import Mapping
 from typing import Any
 
 from cconvnet.layers import Place, Site, joins_channels, layer_type
@@ -18,27 +18,27 @@ class Places:
 
     Args:
         spec: the network.
+        readers: how many layers read each activation.
         batch: how many images a batch has at most.
         memory: allocates the arrays.
     """
 
-    def __init__(self, spec: NetSpec, batch: int, memory: Memory) -> None:
+    def __init__(self, spec: NetSpec, readers: Mapping[str, int], batch: int, memory: Memory) -> None:
         self._batch = batch
         self._memory = memory
         self._arrays: dict[tuple[str, int], Any] = {}  # by the concatenation's name and its part
         self._shapes: dict[str, Shape] = {}
-        self._readers: dict[str, LayerSpec] = {}
-        readers = collections.Counter(name for layer in spec.layers for name in layer.inputs)
+        self._concats: dict[str, LayerSpec] = {}  # by the layer that it alone reads
         concats = [layer for layer in spec.layers if joins_channels(layer)]
         if concats:
             self._shapes = shapes(spec)
-            self._readers = {
+            self._concats = {
                 name: concat for concat in concats for name in concat.inputs if readers[name] == 1
             }
 
-    def reader(self, spec: LayerSpec) -> LayerSpec | None:
+    def concat(self, spec: LayerSpec) -> LayerSpec | None:
         """Return the concatenation in which a layer can be placed; None if it cannot."""
-        return self._readers.get(spec.name) if layer_type(spec).can_be_placed(spec) else None
+        return self._concats.get(spec.name) if layer_type(spec).can_be_placed(spec) else None
 
     def place(self, spec: LayerSpec, concat: LayerSpec, site: Site) -> Place:
         """Return the place of a layer, or of its part, in a concatenation on the site's device."""
