@@ -190,7 +190,7 @@ class Layer:
 
     Attributes:
         type: the type's name, as in specs.
-        name: the name of the spec's layer, of the last one if it computes several.
+        name: the name of the spec's layer, of one of them if it computes several.
         names: the spec's layers that it computes, in order; its output is that of the last.
         device: where it runs.
         inputs: the tensors it reads.
@@ -313,7 +313,11 @@ class Layer:
 
     def activation(self, name: str) -> Any:
         """The output of one of `names`, on the device; one inside a fused layer is computed again."""
-        return self.output.array
+        if name == self.names[-1]:
+            return self.output.array
+        y = self.device.empty(self.shape_of(name), self.output.array.dtype)
+        self.compute_inside(y)
+        return y
 
     def shape_of(self, name: str) -> tuple[int, ...]:
         """The shape of the output of one of `names`."""
@@ -327,6 +331,15 @@ class Layer:
         return []
 
     # -- work --
+
+    def take_along(self, spec: Any) -> None:
+        """Make the output that of the layer after it, which this layer also computes."""
+        self.output.name = spec.name
+        self.names.append(spec.name)
+
+    def compute_inside(self, y: Any) -> None:
+        """Compute the first of two fused layers again, into `y`."""
+        raise NotImplementedError
 
     def epilogue_options(self, index: int) -> dict[str, Any]:
         """Return the options of the operation that computes an input's gradient."""

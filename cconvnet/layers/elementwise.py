@@ -43,8 +43,7 @@ class SumLayer(ElementwiseLayer):
         super().__init__(spec, inputs, site)
         self.relu = relu is not None
         if relu is not None:
-            self.output.name = relu.name
-            self.names.append(relu.name)
+            self.take_along(relu)
 
     @staticmethod
     def fuses(first: SumSpec, second: NeuronSpec) -> bool:
@@ -67,13 +66,9 @@ class SumLayer(ElementwiseLayer):
             module.add(total, x.array, y, stream, scale, coeff, relu=relu and index == last)
             total, scale = y, 1.0
 
-    def activation(self, name: str) -> Any:
-        """The output, or, computed again, the sum before the ReLU."""
-        if name == self.names[-1]:
-            return self.output.array
-        y = self.device.empty(self.output.shape, self.output.array.dtype)
+    def compute_inside(self, y: Any) -> None:
+        """Sum the inputs without the ReLU."""
         self._sum(y, False)
-        return y
 
     def backward(self, updates: FusedUpdates | None = None) -> None:
         """Multiply the gradient by each input's coefficient, where the ReLU passes it."""

@@ -44,14 +44,9 @@ class LrnMaxpoolLayer(Layer):
         sums = epilogue is not None and epilogue.db is not None
         return int(self.device.module.lrn_maxpool_backward_workspace(self.lrn, self.pool, sums=sums))
 
-    def activation(self, name: str) -> Any:
-        """The pooled values, or the normalised ones, computed again."""
-        if name == self.name:
-            return self.output.array
-        x = self.inputs[0]
-        y = self.device.empty(x.shape, x.array.dtype)
-        self.device.module.lrn_forward(self.lrn, x.array, y, self.device.stream)
-        return y
+    def compute_inside(self, y: Any) -> None:
+        """Compute the normalised values."""
+        self.device.module.lrn_forward(self.lrn, self.inputs[0].array, y, self.device.stream)
 
     def can_finish(self, index: int, epilogue: InputEpilogue) -> bool:
         """True unless a dropout is between the ReLU and the normalisation, or the bias has other axes."""

@@ -141,8 +141,7 @@ class WeightedLayer(Layer):
             self.product = site.allocate(site.device, y_shape, site.element)
         self.dropout: Dropout | None = None
         if dropout is not None:
-            self.output.name = dropout.name
-            self.names.append(dropout.name)
+            self.take_along(dropout)
             self.dropout = Dropout(dropout, self.output, site)
 
     def _pass(self, name: str) -> Any:
@@ -290,13 +289,9 @@ class WeightedLayer(Layer):
         if self.neuron is not None:
             module.neuron_forward(self.neuron, product, y, stream)
 
-    def activation(self, name: str) -> Any:
-        """The output, or, computed again, that before the dropout."""
-        if name == self.names[-1]:
-            return self.output.array
-        y = self.device.empty(self.output.shape, self.output.array.dtype)
+    def compute_inside(self, y: Any) -> None:
+        """Compute the output before the dropout."""
         self._compute(y, None)
-        return y
 
     def backward(self, updates: FusedUpdates | None = None) -> None:
         """Compute the gradients of inputs, weights and bias; with `updates`, move weights and bias."""

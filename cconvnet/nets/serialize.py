@@ -14,15 +14,17 @@ from cconvnet.nets.values import NO_DISTORTION, Distortion, Init, Neuron, RateCu
 
 T = TypeVar("T")
 
-# Fields that layers did not always have, with the values by which they compute as before. These are left out,
-# so that the networks of older versions are described as ever. So are a recipe's distortion, and channels'
-# means and deviations, where there are none.
+# Fields that layers, inputs and recipes did not always have, with the values by which they compute as before.
+# These are left out, so that the networks of older versions are described as ever.
 _LATER: dict[str, Any] = {
     "dilation": (1, 1),
     "count_padding": False,
     "train_only": False,
     "per_pixel": False,
     "ignore": None,
+    "mean": None,
+    "deviation": None,
+    "distort": dataclasses.asdict(NO_DISTORTION),
 }
 
 
@@ -31,14 +33,10 @@ def spec_to_dict(spec: NetSpec) -> dict[str, Any]:
     values = dataclasses.asdict(spec)
     for layer, layer_values in zip(spec.layers, values["layers"], strict=True):
         layer_values["type"] = layer.type
+    for part in (*values["layers"], values["input"], values["recipe"]):
         for name, default in _LATER.items():
-            if name in layer_values and layer_values[name] == default:
-                del layer_values[name]
-    for name in ("mean", "deviation"):
-        if values["input"][name] is None:
-            del values["input"][name]
-    if spec.recipe.distort == NO_DISTORTION:
-        del values["recipe"]["distort"]
+            if name in part and part[name] == default:
+                del part[name]
     # asdict keeps tuples. JSON gives lists back, and both forms must be the same.
     return _lists(values)  # type: ignore[no-any-return]
 
