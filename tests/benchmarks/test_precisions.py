@@ -22,7 +22,6 @@ def precisions() -> ModuleType:
     return module
 
 
-@pytest.mark.usefixtures("cpu_with_bf16")
 def test_runs_of_every_precision_and_seed_are_kept_and_drawn(
     precisions: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

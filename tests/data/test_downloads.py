@@ -458,12 +458,9 @@ def test_get_as_a_command(server: Server, tmp_path: Path) -> None:
         assert done.returncode == code and done.stderr.startswith(error)
 
 
-def test_real_mnist_is_the_pinned_one() -> None:
-    folder = os.environ.get("CCONVNET_TEST_DATA")
-    if not folder:
-        pytest.skip("CCONVNET_TEST_DATA is not set")
+def test_real_mnist_is_the_pinned_one(real: Path) -> None:
     sums = {remote.name: remote for remote in downloads.COLLECTIONS["mnist"].files}
-    for file in Path(folder, "mnist-t10k").glob("*.gz"):
+    for file in (real / "mnist-t10k").glob("*.gz"):
         content = file.read_bytes()
         assert sums[file.name].sha256 == hashlib.sha256(content).hexdigest()
         assert sums[file.name].bytes == len(content)

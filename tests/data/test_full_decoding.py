@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -85,12 +84,9 @@ def test_a_photograph_of_twelve_million_pixels() -> None:
     assert worst(content, 128, INSTALLED[-1]) <= BOUND
 
 
-def photographs() -> Iterator[bytes]:
+def photographs(folder: Path) -> Iterator[bytes]:
     """Some of ImageNet's, of every size there is."""
-    folder = os.environ.get("CCONVNET_TEST_DATA")
-    if not folder or not (Path(folder) / "imagenet-100-photos.tar").is_file():
-        pytest.skip("CCONVNET_TEST_DATA has no imagenet-100-photos.tar")
-    with tarfile.open(Path(folder) / "imagenet-100-photos.tar") as tar:
+    with tarfile.open(folder / "imagenet-100-photos.tar") as tar:
         files = [member for member in tar if member.name.lower().endswith((".jpg", ".jpeg"))]
         for member in sorted(files, key=lambda member: -member.size)[::4]:
             file = tar.extractfile(member)
@@ -99,6 +95,6 @@ def photographs() -> Iterator[bytes]:
 
 
 @pytest.mark.parametrize("decoder", INSTALLED)
-def test_real_photographs(decoder: str) -> None:
-    for number, content in enumerate(photographs()):
+def test_real_photographs(real: Path, decoder: str) -> None:
+    for number, content in enumerate(photographs(real)):
         assert worst(content, SIZES[number % len(SIZES)], decoder) <= BOUND

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import gzip
-import os
 import struct
 import tarfile
 from pathlib import Path
@@ -270,12 +269,9 @@ def test_flipped_bytes_in_headers(tmp_path: Path, kind: str, seed: int, count: i
     assert [entry.name for entry in tmp_path.iterdir()] == ["data"]
 
 
-def test_real_photographs_within_their_tar() -> None:
+def test_real_photographs_within_their_tar(real: Path) -> None:
     """Read where they lie they are what tarfile unpacks."""
-    folder = os.environ.get("CCONVNET_TEST_DATA")
-    if not folder:
-        pytest.skip("CCONVNET_TEST_DATA is not set")
-    file = Path(folder, "imagenet-100-photos.tar")
+    file = real / "imagenet-100-photos.tar"
     with tars.TarFile(file) as ours, tarfile.open(file) as theirs:
         found, left_out = tars.usable(ours.members(), file.name)
         assert len(found) >= 100 and not left_out

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import tarfile
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.real_data import real_data
 
 from cconvnet.runs import checkpoint
 from cconvnet.runs.checkpoint import Folder
@@ -19,10 +19,7 @@ from cconvnet.runs.checkpoint import Folder
 
 def unpacked(name: str, target: Path) -> Path:
     """The pictures of an archive of the test data, in `target`."""
-    folder = os.environ.get("CCONVNET_TEST_DATA")
-    if not folder:
-        pytest.skip("CCONVNET_TEST_DATA is not set")
-    with tarfile.open(Path(folder, name)) as archive:
+    with tarfile.open(real_data() / name) as archive:
         archive.extractall(target, filter="data")
     return target
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tarfile
 from pathlib import Path
 
@@ -12,14 +11,6 @@ from helpers.batches import batches_equal
 
 from cconvnet import data
 from cconvnet.errors import DataError
-
-
-@pytest.fixture(scope="module")
-def real() -> Path:
-    folder = os.environ.get("CCONVNET_TEST_DATA")
-    if not folder:
-        pytest.skip("CCONVNET_TEST_DATA is not set")
-    return Path(folder)
 
 
 def test_real_mnist(real: Path) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import io
 import lzma
-import os
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -49,14 +48,6 @@ PROJECTIONS = np.array([
     -3.12867, 0.43597, -3.67724, 3.87676, 2.70054, 4.16556, 3.68260, -3.30585, -1.10746, 3.66317,
 ])
 # fmt: on
-
-
-@pytest.fixture(scope="module")
-def real() -> Path:
-    folder = os.environ.get("CCONVNET_TEST_DATA")
-    if not folder:
-        pytest.skip("CCONVNET_TEST_DATA is not set")
-    return Path(folder)
 
 
 def photograph(content: bytes) -> Array:

@@ -78,7 +78,6 @@ def test_out_of_a_library_is_written_and_returned(others: Any, function: str) ->
     np.testing.assert_array_equal(out.array, wanted)
 
 
-@pytest.mark.usefixtures("cpu_with_bf16")
 @pytest.mark.parametrize("function", WITH_ELEMENTS)
 def test_a_type_called_bfloat16_is_taken_and_returned(function: str) -> None:
     wanted = results(CPU, function, in_bf16(function))
@@ -94,7 +93,6 @@ def test_a_type_called_bfloat16_is_taken_and_returned(function: str) -> None:
         np.testing.assert_array_equal(actual, expected)
 
 
-@pytest.mark.usefixtures("cpu_with_bf16")
 def test_an_out_of_bfloat16_is_written_and_returned() -> None:
     logits, labels = floats(3, 7), integers([6, 0, 2])
     p, _, _ = ops.softmax_cross_entropy_forward(logits, labels)
@@ -109,7 +107,6 @@ def test_an_out_of_bfloat16_is_written_and_returned() -> None:
     assert ops.relu_forward(x, out=x) is x and (x == target).all()
 
 
-@pytest.mark.usefixtures("cpu_with_bf16")
 def test_bits_stay_bits(others: Any) -> None:
     x = floats(*X)
     assert ops.to_bf16(x).dtype == bfloat16.BITS
@@ -117,7 +114,6 @@ def test_bits_stay_bits(others: Any) -> None:
     assert ops.relu_forward(Tensor(ops.to_bf16(x))).dtype == bfloat16.BITS
 
 
-@pytest.mark.usefixtures("cpu_with_bf16")
 def test_a_library_with_bfloat16_has_it_as_result(others: Any) -> None:
     x = Tensor(floats(*X))
     rounded = ops.to_bf16(x)
