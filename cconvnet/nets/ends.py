@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Unpack
 
 from cconvnet.nets.arguments import Place
-from cconvnet.nets.plan import Node, Plan, new_node
+from cconvnet.nets.plan import Node, Plan, images_of, new_node
 from cconvnet.nets.recipe import NetSpec, TrainRecipe
 from cconvnet.nets.shapes import Shape, text_of
 from cconvnet.nets.specs import L2CostSpec, SoftmaxCostSpec
@@ -21,10 +21,14 @@ DEFAULT_RECIPE = TrainRecipe(batch=64, epochs=10, lr=0.02)
 class Head:
     """A cost that is present in training only, with all that nothing but the head needs.
 
-    Nothing can read it. It is part of the network whose last method gets it as one of ``heads``.
+    Nothing can read it. It is part of the network whose last method gets it as one of ``heads``. Until one
+    does, no other network of the same images can be made.
     """
 
     _node: Node
+
+    def __post_init__(self) -> None:
+        images_of(self._node).heads.append(self._node)
 
     def __repr__(self) -> str:
         return f"<head {self.name} of {text_of([node.shape for node in self._node.inputs])}>"
@@ -83,11 +87,12 @@ class End:
             The network, with a class for each channel of this value.
 
         Raises:
-            ValueError: there is more than one value for a class, a head has other classes or other labels, or
-                two layers have one name.
+            ValueError: there is more than one value for a class, a head has other classes or other labels, a
+                head of the same images is given to no network, or two layers have one name.
         """
+        nodes = self._take(heads)
         given = {"coeff": coeff, "softmax": probs, "per_pixel": per_pixel, "ignore": ignore}
-        return _closed(self._softmax(given, {"name": cost, "device": device}), name, recipe, heads)
+        return _closed(self._softmax(given, {"name": cost, "device": device}), name, recipe, nodes)
 
     def l2(
         self,
@@ -110,10 +115,14 @@ class End:
             coeff: multiplies the gradient, not the loss that is shown.
             device: where it is computed; None: where its input is.
             heads: as of :meth:`softmax`.
+
+        Raises:
+            ValueError: as of :meth:`softmax`.
         """
+        nodes = self._take(heads)
         place = {"name": cost, "device": device}
         end = new_node(L2CostSpec, {"coeff": coeff}, (self._node,), place, "")
-        return _closed(end, name, recipe, heads)
+        return _closed(end, name, recipe, nodes)
 
     def features(self, name: str = "net", recipe: TrainRecipe | None = None) -> NetSpec:
         """End the network with this value, without a cost, and return it.
@@ -126,11 +135,12 @@ class End:
             recipe: as of :meth:`softmax`; its `pad` allows crops beyond the image.
 
         Raises:
-            ValueError: this value is the images themselves.
+            ValueError: this value is the images themselves, or a head of its images is given to no
+                network.
         """
         if self._node.spec is None:
             raise ValueError("a network needs a layer; this value is the images themselves")
-        return _closed(self._node, name, recipe, ())
+        return _closed(self._node, name, recipe, self._take(()))
 
     def head(
         self,
@@ -171,6 +181,30 @@ class End:
             new_node(L2CostSpec, {"coeff": coeff, "train_only": True}, (self._node,), place, "l2_cost")
         )
 
+    def _take(self, heads: Sequence[Head]) -> list[Node]:
+        """Return the costs of a network's heads; no other head of its images may be left.
+
+        Raises:
+            TypeError: one of the heads is something else.
+            ValueError: a head is given twice, or one of these images is given to no network.
+        """
+        nodes: list[Node] = []
+        left = images_of(self._node).heads
+        for head in heads:
+            if not isinstance(head, Head):
+                raise TypeError(f"heads must be what .head() or .l2_head() returns, not {head!r}")
+            if head._node in left:
+                left.remove(head._node)
+            if head._node in nodes:
+                raise ValueError(f"{head!r} is given twice")
+            nodes.append(head._node)
+        if left:
+            raise ValueError(
+                f"head {Plan(left[:1]).names[left[0]]}: is in no network's heads=; give it to this one, or "
+                "begin again with image() and without it"
+            )
+        return nodes
+
     def _softmax(self, given: Mapping[str, Any], place: Mapping[str, Any]) -> Node:
         if self.shape[:2] != (1, 1) and not given["per_pixel"]:
             raise ValueError(
@@ -181,7 +215,7 @@ class End:
         return new_node(SoftmaxCostSpec, given, (self._node,), place, "cost")
 
 
-def _closed(end: Node, name: str, recipe: TrainRecipe | None, heads: Sequence[Head]) -> NetSpec:
+def _closed(end: Node, name: str, recipe: TrainRecipe | None, heads: Sequence[Node]) -> NetSpec:
     """Return the network that ends in a layer and in some heads.
 
     Args:
@@ -191,18 +225,10 @@ def _closed(end: Node, name: str, recipe: TrainRecipe | None, heads: Sequence[He
         heads: further costs, in training only.
 
     Raises:
-        TypeError: one of the heads is something else.
-        ValueError: a head is given twice or has other classes or labels, or two layers have one name.
+        ValueError: a head has other classes or labels, or two layers have one name.
     """
-    nodes: list[Node] = []
-    for head in heads:
-        if not isinstance(head, Head):
-            raise TypeError(f"heads must be what .head() or .l2_head() returns, not {head!r}")
-        if head._node in nodes:
-            raise ValueError(f"{head!r} is given twice")
-        nodes.append(head._node)
-    plan = Plan([end, *nodes])
-    softmaxes = [node for node in (end, *nodes) if isinstance(node.spec, SoftmaxCostSpec)]
+    plan = Plan([end, *heads])
+    softmaxes = [node for node in (end, *heads) if isinstance(node.spec, SoftmaxCostSpec)]
     for node in softmaxes[1:]:
         _check_alike(softmaxes[0], node, plan.names)
     images, stored = plan.images

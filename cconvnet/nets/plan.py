@@ -34,6 +34,7 @@ class Node:
         inputs: what it reads.
         base: the start of its name, which a number follows; empty: the user named it.
         images: of the images: how the first layer reads them, and the size that they are cropped from.
+        heads: of the images: the heads, in training only, that were given to no network yet.
         number: in the order of creation, in which inputs come first.
     """
 
@@ -42,7 +43,15 @@ class Node:
     inputs: tuple[Node, ...] = ()
     base: str = ""
     images: tuple[InputSpec, Pair] | None = None
+    heads: list[Node] = field(default_factory=list)
     number: int = field(default_factory=_created.__next__)
+
+
+def images_of(node: Node) -> Node:
+    """Return the images that lead to a node."""
+    while node.inputs:
+        node = node.inputs[0]
+    return node
 
 
 def new_node(

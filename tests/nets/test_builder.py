@@ -354,7 +354,12 @@ def test_values_cannot_be_changed() -> None:
 # ---- errors ----------------------------------------------------------------------------------------------
 
 X = cc.image(8, 8).conv(6, 3, name="stem").maxpool(2)  # 3x3x6
-HEAD = X.fc(4).head(name="aux")
+
+
+def beside_a_head() -> Value:
+    x = cc.image(8, 8).fc(4)
+    x.head(name="aux")
+    return x
 
 
 @pytest.mark.parametrize(
@@ -399,8 +404,12 @@ HEAD = X.fc(4).head(name="aux")
             lambda: X.fc(4).softmax(heads=[X.fc(5).head()]),
             "layer cost1: reads 1x1x5, but cost reads 1x1x4: all softmax costs must have the same labels",
         ),
-        (lambda: X.fc(4).softmax(heads=[HEAD, HEAD]), "<head aux of 1x1x4> is given twice"),
-        (lambda: X.fc(4).softmax(cost="aux", heads=[HEAD]), "two layers are named 'aux'"),
+        (lambda: X.fc(4).softmax(heads=[X.fc(4).head(name="aux")] * 2), "<head aux of 1x1x4> is given twice"),
+        (lambda: X.fc(4).softmax(cost="aux", heads=[X.fc(4).head(name="aux")]), "two layers are named 'aux'"),
+        (lambda: beside_a_head().softmax(), "head aux: is in no network's heads=; give it to"),
+        (lambda: (x := beside_a_head()).softmax(heads=[x.head()]), "head aux: is in no net"),
+        (lambda: beside_a_head().relu().l2(), "head aux: is in no network's heads="),
+        (lambda: beside_a_head().features(), "head aux: is in no network's heads="),
         (lambda: IMAGE.features(), "a network needs a layer; this value is the images themselves"),
         (lambda: X.conv(4, 1, name="data"), "a layer cannot be named 'data'"),
         (lambda: cc.concat(X), "concat needs two or more values, not 1"),
@@ -418,6 +427,19 @@ def test_a_layer_that_does_not_fit_is_refused_where_it_is_added(
     frames = traceback.extract_tb(caught.value.__traceback__)
     ours = [frame for frame in frames if Path(frame.filename) == Path(__file__)]
     assert ours[-1].name == "<lambda>"  # the line of the call is the last of the user's
+
+
+def test_a_trunk_begins_other_networks_once_its_heads_have_one() -> None:
+    x = cc.image(8, 8).conv(4, 3)
+    head = x.fc(4).l2_head(name="aux")
+    with pytest.raises(ValueError, match="head aux: is in"):
+        x.features()
+    assert names(cc.image(8, 8).fc(4).softmax()) == ["fc1", "cost"]  # of other images
+    with pytest.raises(ValueError, match="needs one value for each class"):
+        x.softmax(heads=[head])
+    assert names(x.features()) == ["conv1"]  # a network was to have the head
+    assert names(x.fc(4).softmax(heads=[head])) == ["conv1", "fc1", "aux", "fc2", "cost"]
+    assert names(x.fc(4).softmax()) == ["conv1", "fc1", "cost"]
 
 
 def test_only_what_head_returns_is_a_head() -> None:
