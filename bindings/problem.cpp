@@ -235,11 +235,11 @@ PYBIND11_MODULE(_problem, m) {
                               "Softmax of each row of logits[n,k]; rows with the label `ignore` count for "
                               "nothing.")
       .made_by(
-          [](int n, int k, std::optional<int> ignore) {
-            return SoftmaxProblem::make(n, k, ignore.has_value(), ignore.value_or(0));
+          [](int n, int k, std::optional<int> ignore, float smoothing) {
+            return SoftmaxProblem::make(n, k, ignore.has_value(), ignore.value_or(0), smoothing);
           },
-          "n"_a, "k"_a, "ignore"_a = py::none())
-      .fields("n", &SoftmaxProblem::n, "k", &SoftmaxProblem::k)
+          "n"_a, "k"_a, "ignore"_a = py::none(), "smoothing"_a = 0.0f)
+      .fields("n", &SoftmaxProblem::n, "k", &SoftmaxProblem::k, "smoothing", &SoftmaxProblem::smoothing)
       .fields("ignore", [](const SoftmaxProblem& problem) {
         return problem.ignores ? std::optional<int>(problem.ignore) : std::nullopt;
       });
@@ -250,9 +250,10 @@ PYBIND11_MODULE(_problem, m) {
       .fields("n", &L2CostProblem::n, "k", &L2CostProblem::k);
 
   ProblemType<SgdProblem>(m, "SgdProblem", "One update of a tensor of `count` parameters.")
-      .made_by(&SgdProblem::make, "count"_a, "lr"_a, "momentum"_a = 0.0f, "weight_decay"_a = 0.0f)
+      .made_by(&SgdProblem::make, "count"_a, "lr"_a, "momentum"_a = 0.0f, "weight_decay"_a = 0.0f,
+               "nesterov"_a = false)
       .fields("count", &SgdProblem::count, "lr", &SgdProblem::lr, "momentum", &SgdProblem::momentum,
-              "weight_decay", &SgdProblem::weight_decay);
+              "weight_decay", &SgdProblem::weight_decay, "nesterov", &SgdProblem::nesterov);
 
   ProblemType<NormLimitProblem>(m, "NormLimitProblem",
                                 "Limits, from `low` to `limit`, to the norm of each row of w[rows,columns].")

@@ -232,9 +232,10 @@ class DropoutProblem:
 
 class SoftmaxProblem:
     """Softmax of each row of logits[n,k]; rows with the label `ignore` count for nothing."""
-    def __init__(self, n: int, k: int, ignore: int | None = ...) -> None: ...
+    def __init__(self, n: int, k: int, ignore: int | None = ..., smoothing: float = ...) -> None: ...
     n: int
     k: int
+    smoothing: float
     ignore: int | None
 
 class L2CostProblem:
@@ -245,11 +246,14 @@ class L2CostProblem:
 
 class SgdProblem:
     """One update of a tensor of `count` parameters."""
-    def __init__(self, count: int, lr: float, momentum: float = ..., weight_decay: float = ...) -> None: ...
+    def __init__(
+        self, count: int, lr: float, momentum: float = ..., weight_decay: float = ..., nesterov: bool = ...
+    ) -> None: ...
     count: int
     lr: float
     momentum: float
     weight_decay: float
+    nesterov: bool
 
 class NormLimitProblem:
     """Limits, from `low` to `limit`, to the norm of each row of w[rows,columns]."""

@@ -62,11 +62,13 @@ struct InputEpilogue {
   float* db = nullptr;
 };
 
-// The update of one parameter tensor: v = momentum*v - lr*(g + weight_decay*w); w = w + v. v and w are read
-// and written. `w_bf16`, unless null, receives the new w rounded: the copy that products read. Values that
+// The update of one parameter tensor: v = momentum*v - lr*(g + weight_decay*w); w = w + v. With Nesterov's
+// momentum w = w + momentum*v - lr*(g + weight_decay*w), with the new v and the old w. v and w are read and
+// written. `w_bf16`, unless null, receives the new w rounded: the copy that products read. Values that
 // change from step to step may be on the device, so that a captured step can be replayed. `rates`, unless
 // null, contains lr and momentum, which replace the problem's. Nothing is written where `halt` is not null
-// and contains anything but 0. Source: Krizhevsky et al. 2012, section 5.
+// and contains anything but 0. Sources: Krizhevsky et al. 2012, section 5; for Nesterov's momentum Sutskever et
+// al. 2013, "On the importance of initialization and momentum in deep learning", in PyTorch's form.
 struct Update {
   SgdProblem problem;
   const float* rates = nullptr;
@@ -249,14 +251,18 @@ void dropout(const DropoutProblem& problem, const int64_t* step, const T* x, T* 
 // softmax_forward   probabilities[n,k] of logits[n,k], in place allowed.
 // softmax_cross_entropy_forward  also writes loss[n] and rank[n] for each row. loss = -log(probability of the
 //                   label), finite because it is computed from the logits, not from the rounded probability.
+//                   With smoothing it is the sum of -target * log(probability) over the classes.
 //                   rank is the number of classes before the label when sorted by falling logit, ties by
 //                   rising class; a row with a NaN has rank k. The row is wrong at top-t when rank >= t.
-// softmax_cross_entropy_backward  dlogits = scale * (probabilities - onehot(label)), in place allowed.
+// softmax_cross_entropy_backward  dlogits = scale * (probabilities - targets), in place allowed. The targets
+//                   are (1 - smoothing) * onehot(label) + smoothing / k.
 // softmax_cross_entropy  both in one pass.
 // watch_losses      *halt = 1 if any of the losses is infinite or NaN, else 0. Passed as every update's
 //                   `halt`, it leaves the weights unchanged in a step that went wrong.
 // A label outside [0, k) makes its row's loss NaN, its rank k and its gradient NaN; nothing is read out of
 // bounds. A row with the label that the problem ignores has loss, rank and gradient 0, whatever its logits.
+// Source of the smoothing: Szegedy et al. 2016, "Rethinking the Inception Architecture for Computer Vision",
+// section 7.
 template <class T>
 void softmax_forward(const SoftmaxProblem& problem, const T* logits, float* probabilities, Stream stream);
 template <class T>

@@ -354,16 +354,19 @@ struct DropoutProblem {
 };
 
 // Softmax over the k logits of each of n rows. If `ignores`, rows with the label `ignore` count for nothing.
+// The target of a class is smoothing / k, and 1 - smoothing more for the label's.
 struct SoftmaxProblem {
   int n, k;
   bool ignores = false;
   int ignore = 0;
+  float smoothing = 0.0f;
 
-  static SoftmaxProblem make(int n, int k, bool ignores = false, int ignore = 0) {
+  static SoftmaxProblem make(int n, int k, bool ignores = false, int ignore = 0, float smoothing = 0.0f) {
     detail::at_least("n", n, 1);
     detail::at_least("k", k, 1);
+    detail::require(smoothing >= 0 && smoothing <= 1, "smoothing must be from 0 to 1");
     detail::fits("logits", {n, k});
-    return {n, k, ignores, ignores ? ignore : 0};
+    return {n, k, ignores, ignores ? ignore : 0, smoothing};
   }
 
   int count() const { return n * k; }
@@ -383,14 +386,16 @@ struct L2CostProblem {
   int count() const { return n * k; }
 };
 
-// One parameter tensor's step: v = momentum*v - lr*(g + weight_decay*w); w = w + v.
+// One parameter tensor's step: s = lr*(g + weight_decay*w); v = momentum*v - s; w = w + v.
+// With Nesterov's momentum the weights look one step ahead: w = w + momentum*v - s, with the new v.
 struct SgdProblem {
   int count;
   float lr, momentum, weight_decay;
+  bool nesterov = false;
 
-  static SgdProblem make(int count, float lr, float momentum, float weight_decay) {
+  static SgdProblem make(int count, float lr, float momentum, float weight_decay, bool nesterov = false) {
     detail::at_least("count", count, 1);
-    return {count, lr, momentum, weight_decay};
+    return {count, lr, momentum, weight_decay, nesterov};
   }
 };
 

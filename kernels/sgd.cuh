@@ -8,6 +8,7 @@ namespace cconvnet {
 
 struct SgdRates {
   float lr, momentum, weight_decay;
+  bool nesterov;
 };
 
 // All that an update reads of WIDTH weights beside their gradients: their last steps, and themselves.
@@ -29,7 +30,7 @@ class SgdStep {
   __device__ __forceinline__ SgdRates rates() const {
     const SgdProblem& problem = update_.problem;
     return {update_.rates ? update_.rates[0] : problem.lr,
-            update_.rates ? update_.rates[1] : problem.momentum, problem.weight_decay};
+            update_.rates ? update_.rates[1] : problem.momentum, problem.weight_decay, problem.nesterov};
   }
 
   template <int WIDTH>
@@ -39,7 +40,8 @@ class SgdStep {
 
   // Updates weights i .. i+WIDTH-1, whose gradients are g and whose state has been read. The order of roundings is the same wherever the
   // update is computed; fmaf rounds once:
-  //   step = lr * fmaf(weight_decay, w, g);  v = fmaf(momentum, v, -step);  w = w + v.
+  //   step = lr * fmaf(weight_decay, w, g);  v = fmaf(momentum, v, -step);  w = w + v,
+  // or with Nesterov's momentum w = w + fmaf(momentum, v, -step).
   template <int WIDTH>
   __device__ __forceinline__ void apply(const SgdRates& rates, int64_t i, SgdState<WIDTH> state,
                                         const Vector<WIDTH>& g) const {
@@ -48,7 +50,7 @@ class SgdStep {
     for (int j = 0; j < WIDTH; ++j) {
       const float step = rates.lr * fmaf(rates.weight_decay, w.lane[j], g.lane[j]);
       v.lane[j] = fmaf(rates.momentum, v.lane[j], -step);
-      w.lane[j] += v.lane[j];
+      w.lane[j] += rates.nesterov ? fmaf(rates.momentum, v.lane[j], -step) : v.lane[j];
     }
     store(update_.v + i, v);
     store(update_.w + i, w);

@@ -17,13 +17,16 @@ struct Max {  // of the numbers: a NaN is ignored
   __device__ float operator()(float a, float b) const { return fmaxf(a, b); }
 };
 
-struct Ignored {
-  bool any;
-  int label;
+// The targets of all rows: `others` for every class, and `label` more for that of the row's label. A row with
+// the ignored label has none.
+struct Targets {
+  bool any_ignored;
+  int ignored;
+  float label, others;
 };
 
 struct SoftmaxShared {
-  float largest[kWarps], sum[kWarps];
+  float largest[kWarps], sum[kWarps], below[kWarps];
   int before[kWarps], nans[kWarps];
 };
 
@@ -33,13 +36,17 @@ struct Label {
   bool is_class = false, ignored = false;
 
   Label() = default;
-  __device__ Label(int label, int k, const Ignored& which)
-      : value(label), is_class(label >= 0 && label < k), ignored(which.any && label == which.label) {}
+  __device__ Label(int label, int k, const Targets& targets)
+      : value(label),
+        is_class(label >= 0 && label < k),
+        ignored(targets.any_ignored && label == targets.ignored) {}
 
   // The gradient by the logit of class j.
-  __device__ __forceinline__ float gradient(float scale, float probability, int64_t j) const {
+  __device__ __forceinline__ float gradient(const Targets& targets, float scale, float probability,
+                                            int64_t j) const {
     if (ignored) return 0.0f;
-    return is_class ? scale * (probability - (j == value ? 1.0f : 0.0f)) : NAN;
+    const float target = j == value ? targets.label + targets.others : targets.others;
+    return is_class ? scale * (probability - target) : NAN;
   }
 };
 
@@ -55,7 +62,7 @@ struct CrossEntropy {
   int32_t* rank;
   float scale;
   T* dlogits;
-  Ignored ignored;
+  Targets targets;
 };
 
 template <int THREADS, Also ALSO, class T>
@@ -73,7 +80,7 @@ __global__ void __launch_bounds__(kThreads, 1)  // without the 1 nvcc spills reg
   Label label;
   float label_logit = 0.0f;
   if (LOSS) {
-    label = Label(out.labels[row], k, out.ignored);
+    label = Label(out.labels[row], k, out.targets);
     if (label.is_class) label_logit = to_float(logits[label.value]);
   }
 
@@ -89,16 +96,24 @@ __global__ void __launch_bounds__(kThreads, 1)  // without the 1 nvcc spills reg
   }
   largest = reduce_row<THREADS>(largest, shared.largest, Max());
 
-  float sum = 0.0f;
-  for (int64_t j = thread; j < k; j += THREADS) sum += expf(to_float(logits[j]) - largest);
+  float sum = 0.0f, below = 0.0f;  // below: the sum of all logits, less the largest each
+  for (int64_t j = thread; j < k; j += THREADS) {
+    const float logit = to_float(logits[j]) - largest;
+    sum += expf(logit);
+    if (LOSS) below += logit;
+  }
   sum = reduce_row<THREADS>(sum, shared.sum, Sum());
 
   if (LOSS) {
+    const bool smooth = out.targets.others > 0;
+    if (smooth) below = reduce_row<THREADS>(below, shared.below, Sum());
     before = reduce_row<THREADS>(before, shared.before, Sum());
     nans = reduce_row<THREADS>(nans, shared.nans, Sum());
     if (thread == 0) {
-      // If the label's logit is the largest, the loss is exactly log(sum).
-      const float loss = label.is_class ? logf(sum) - (label_logit - largest) : NAN;
+      // If the label's logit is the largest, the loss without smoothing is exactly log(sum).
+      float own = label_logit - largest;
+      if (smooth) own = out.targets.label * own + out.targets.others * below;
+      const float loss = label.is_class ? logf(sum) - own : NAN;
       const int rank = label.is_class && nans == 0 ? before : k;
       out.loss[row] = label.ignored ? 0.0f : loss;
       out.rank[row] = label.ignored ? 0 : rank;
@@ -111,7 +126,7 @@ __global__ void __launch_bounds__(kThreads, 1)  // without the 1 nvcc spills reg
     const float probability = expf(to_float(logits[j]) - largest) / sum;
     probabilities[j] = probability;
     if (ALSO == Also::loss_and_gradient) {
-      out.dlogits[row * k + j] = from_float<T>(label.gradient(out.scale, probability, j));
+      out.dlogits[row * k + j] = from_float<T>(label.gradient(out.targets, out.scale, probability, j));
     }
   }
 }
@@ -160,16 +175,16 @@ struct CrossEntropyBackward {
   const float* probabilities;
   const int32_t* labels;
   T* dlogits;
-  Ignored ignored;
+  Targets targets;
 
   template <int WIDTH>
   __device__ void apply(int64_t i) const {
     int j;
-    const Label label(labels[k_div.divide(static_cast<int>(i), j)], k, ignored);
+    const Label label(labels[k_div.divide(static_cast<int>(i), j)], k, targets);
     Vector<WIDTH> value = load<WIDTH>(probabilities + i);
 #pragma unroll
     for (int lane = 0; lane < WIDTH; ++lane) {
-      value.lane[lane] = label.gradient(scale, value.lane[lane], j + lane);
+      value.lane[lane] = label.gradient(targets, scale, value.lane[lane], j + lane);
     }
     store(dlogits + i, value);
   }
@@ -183,8 +198,9 @@ __global__ void __launch_bounds__(kThreads) watch_losses_kernel(int count, const
   if (threadIdx.x == 0) *halt = any_bad ? 1 : 0;
 }
 
-Ignored ignored_by(const SoftmaxProblem& problem) {
-  return {problem.ignores, problem.ignore};
+Targets targets_of(const SoftmaxProblem& problem) {
+  const float others = problem.smoothing / static_cast<float>(problem.k);
+  return {problem.ignores, problem.ignore, 1.0f - problem.smoothing, others};
 }
 
 }  // namespace
@@ -198,7 +214,7 @@ template <class T>
 void softmax_cross_entropy_forward(const SoftmaxProblem& problem, const T* logits, const int32_t* labels,
                                    float* probabilities, float* loss, int32_t* rank, Stream stream) {
   table<Also::loss, T>().run(problem,
-                             {logits, probabilities, {labels, loss, rank, 0, nullptr, ignored_by(problem)}},
+                             {logits, probabilities, {labels, loss, rank, 0, nullptr, targets_of(problem)}},
                              stream, nullptr);
 }
 
@@ -208,14 +224,14 @@ void softmax_cross_entropy_backward(const SoftmaxProblem& problem, const float* 
   const bool vectors = problem.k % kVectorWidth<T> == 0 && aligned(probabilities, dlogits);
   launch_elementwise<T>(problem.count(), vectors, stream,
                         CrossEntropyBackward<T>{problem.k, Divider(problem.k), scale, probabilities, labels,
-                                                dlogits, ignored_by(problem)});
+                                                dlogits, targets_of(problem)});
 }
 
 template <class T>
 void softmax_cross_entropy(const SoftmaxProblem& problem, const T* logits, const int32_t* labels, float scale,
                            float* probabilities, float* loss, int32_t* rank, T* dlogits, Stream stream) {
   table<Also::loss_and_gradient, T>().run(
-      problem, {logits, probabilities, {labels, loss, rank, scale, dlogits, ignored_by(problem)}}, stream,
+      problem, {logits, probabilities, {labels, loss, rank, scale, dlogits, targets_of(problem)}}, stream,
       nullptr);
 }
 

@@ -51,7 +51,7 @@ _OPERATIONS = {
 # Suffix of the name of a layer that is computed over blocks of pixels.
 BLOCKS = "_blocks"
 # AlexNet's rates; the speed of an update does not depend on them.
-_RATES = {"lr": 0.01, "momentum": 0.9, "weight_decay": 0.0005}
+_RATES = (0.01, 0.9, 0.0005)  # rate, momentum and weight decay
 
 
 @dataclass(frozen=True)
@@ -239,7 +239,7 @@ def _operations(name: str, spec: NetSpec | None, batch: int) -> Iterator[tuple[s
                 problem = L2CostProblem(batch, math.prod(found[own.inputs[0]]))
                 yield own.name, "l2_cost_forward", problem
                 yield own.name, "l2_cost_backward", problem
-    yield "update", "sgd_update", SgdProblem(walk.weights, **_RATES)
+    yield "update", "sgd_update", SgdProblem(walk.weights, *_RATES)
 
 
 class _Walk:

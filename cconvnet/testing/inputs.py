@@ -122,11 +122,11 @@ def _dgrad(case: Case, db: bool = False, masked: bool = False, scale: float = 2.
     return {"dy": case("dy"), "w": case("w"), **_input_epilogue(case, db, masked, scale)}
 
 
-def _wgrad(case: Case, update: str | None = None) -> dict[str, Any]:
+def _wgrad(case: Case, update: str | None = None, nesterov: bool = False) -> dict[str, Any]:
     inputs: dict[str, Any] = {"x": case("x"), "dy": case("dy")}
     if update is not None:
         # Powers of two, as in random_case.
-        inputs["update"] = SgdProblem(math.prod(case.shape("w")), 0.25, 0.5, 0.125)
+        inputs["update"] = SgdProblem(math.prod(case.shape("w")), 0.25, 0.5, 0.125, nesterov)
         inputs |= {"v": case("v"), "w": case("w"), **_update_options(case, update)}
     return inputs
 

@@ -221,13 +221,15 @@ def random_case(seed: int, operations: dict[str, Any]) -> tuple[str, Any, dict[s
         case "softmax":
             n, k = _size(random, 60), _size(random, 300)
             ignored = None if random.random() < 0.5 else int(random.choice([-1, 0, 255]))
-            problem, arguments["data"] = SoftmaxProblem(n, k, ignored), "real"
+            smoothing = float(_one_of(random, [0.0, 0.1, 0.5]))
+            problem, arguments["data"] = SoftmaxProblem(n, k, ignored, smoothing), "real"
         case "l2":
             problem = L2CostProblem(_size(random, 60), _size(random, 300))
         case "sgd":
             # Powers of two, so that the order of the products does not matter.
-            rates = (float(v) for v in 2.0 ** -random.integers(0, 4, 3))
-            problem = SgdProblem(_size(random, 5000), *rates)
+            lr, momentum, decay = (float(v) for v in 2.0 ** -random.integers(0, 4, 3))
+            nesterov = bool(random.random() < 0.5)
+            problem = SgdProblem(_size(random, 5000), lr, momentum, decay, nesterov)
         case "limit":
             # About half of the rows are too long for either kind of data, fewer are too short.
             rows, columns = _size(random, 60), _size(random, 2000)
@@ -271,6 +273,7 @@ def random_case(seed: int, operations: dict[str, Any]) -> tuple[str, Any, dict[s
         arguments["dropout"] = _one_of(random, [None, None, "whole", "part", "odd_part"])
     if operation.endswith("wgrad"):
         arguments["update"] = _one_of(random, [None, None, "plain", "full", "halted"])
+        arguments["nesterov"] = arguments["update"] is not None and bool(random.random() < 0.5)
     if operation == "sgd_update":
         arguments["update"] = _one_of(random, ["plain", "full", "halted"])
     fused = arguments.get("dropout") or arguments.get("update")

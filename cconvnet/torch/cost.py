@@ -15,23 +15,24 @@ class _CrossEntropy(torch.autograd.Function):
     """The losses [N] of softmax_cross_entropy_forward of logits[N,K], and the gradient by the logits."""
 
     @staticmethod
-    def forward(ctx: Any, logits: Any, labels: Any, device: str | Device | None) -> Any:
-        probabilities, losses, _ = ops.softmax_cross_entropy_forward(logits.detach(), labels, device=device)
+    def forward(ctx: Any, logits: Any, labels: Any, smoothing: float, device: str | Device | None) -> Any:
+        ctx.options = {"smoothing": smoothing, "device": device}
+        probabilities, losses, _ = ops.softmax_cross_entropy_forward(logits.detach(), labels, **ctx.options)
         ctx.save_for_backward(probabilities, labels)
-        ctx.device, ctx.dtype = device, logits.dtype
+        ctx.dtype = logits.dtype
         return losses
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dloss: Any) -> Any:
         probabilities, labels = ctx.saved_tensors
-        gradient = ops.softmax_cross_entropy_backward(probabilities, labels, device=ctx.device)
-        return (gradient * dloss.detach()[:, None]).to(ctx.dtype), None, None
+        gradient = ops.softmax_cross_entropy_backward(probabilities, labels, **ctx.options)
+        return (gradient * dloss.detach()[:, None]).to(ctx.dtype), None, None, None
 
 
 def cross_entropy(
     input: Any, target: Any, *, ignore_index: int = -100, reduction: str = "mean",
-    device: str | Device | None = None,
+    label_smoothing: float = 0.0, device: str | Device | None = None,
 ) -> Any:  # fmt: skip
     """Return -log(softmax(input)) at the target classes, as ``torch.nn.functional.cross_entropy``.
 
@@ -42,6 +43,7 @@ def cross_entropy(
         target: The classes [N], or [N,...], integers. One that is no class gives a loss of NaN.
         ignore_index: The target of rows that do not count.
         reduction: "mean" over the rows that count, "sum", or "none".
+        label_smoothing: The part of the target that all classes share alike, from 0 to 1.
         device: The device of CPU tensors.
 
     Raises:
@@ -60,7 +62,8 @@ def cross_entropy(
     logits = input.movedim(1, -1).reshape(-1, input.shape[1]).contiguous()
     labels = target.reshape(-1)
     counts = labels != ignore_index
-    losses = _CrossEntropy.apply(logits, torch.where(counts, labels, 0).to(torch.int32), device)
+    labels = torch.where(counts, labels, 0).to(torch.int32)
+    losses = _CrossEntropy.apply(logits, labels, label_smoothing, device)
     losses = torch.where(counts, losses, 0)
     if reduction == "none":
         return losses.reshape(target.shape)

@@ -152,6 +152,7 @@ inline std::string repr(const SoftmaxProblem& problem) {
   Repr text("SoftmaxProblem");
   text("n", problem.n)("k", problem.k);
   if (problem.ignores) text("ignore", problem.ignore);
+  if (problem.smoothing > 0) text("smoothing", problem.smoothing);
   return text.done();
 }
 
@@ -160,9 +161,11 @@ inline std::string repr(const L2CostProblem& problem) {
 }
 
 inline std::string repr(const SgdProblem& problem) {
-  return Repr("SgdProblem")("count", problem.count)("lr", problem.lr)("momentum", problem.momentum)(
-             "weight_decay", problem.weight_decay)
-      .done();
+  Repr text("SgdProblem");
+  text("count", problem.count)("lr", problem.lr)("momentum", problem.momentum)("weight_decay",
+                                                                               problem.weight_decay);
+  if (problem.nesterov) text("nesterov", true);
+  return text.done();
 }
 
 inline std::string repr(const NormLimitProblem& problem) {

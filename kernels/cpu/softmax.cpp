@@ -47,13 +47,23 @@ bool is_ignored(const SoftmaxProblem& problem, int label) {
   return problem.ignores && label == problem.ignore;
 }
 
+// The sum of a row's logits, each times its target.
+template <class T>
+double target_logit(const SoftmaxProblem& problem, const T* logits, int label) {
+  const double own = to_float(logits[label]), smoothing = problem.smoothing;
+  if (smoothing == 0) return own;  // others may be infinite
+  double sum = 0.0;
+  for (int i = 0; i < problem.k; ++i) sum += to_float(logits[i]);
+  return (1 - smoothing) * own + smoothing / problem.k * sum;
+}
+
 // Softmax, loss and rank of one row. The probabilities may overwrite its logits.
 template <class T>
 void cross_entropy_row(const SoftmaxProblem& problem, const T* logits, int label, float* probabilities,
                        float* loss, int32_t* rank) {
   const int k = problem.k;
   const bool valid = label >= 0 && label < k;
-  const float own = valid ? to_float(logits[label]) : kNaN;
+  const double own = valid ? target_logit(problem, logits, label) : kNaN;
   *rank = valid ? rank_of(logits, k, label) : k;
   *loss = static_cast<float>(softmax_row(logits, k, probabilities) - own);
   if (is_ignored(problem, label)) {
@@ -71,9 +81,10 @@ void gradient_row(const SoftmaxProblem& problem, const float* probabilities, int
     return;
   }
   const bool valid = label >= 0 && label < k;
+  const float others = problem.smoothing / static_cast<float>(k), own = 1.0f - problem.smoothing + others;
   for (int i = 0; i < k; ++i) {
-    const float p = probabilities[i];
-    dlogits[i] = from_float<T>(valid ? scale * (i == label ? p - 1.0f : p) : kNaN);
+    const float target = i == label ? own : others;
+    dlogits[i] = from_float<T>(valid ? scale * (probabilities[i] - target) : kNaN);
   }
 }
 

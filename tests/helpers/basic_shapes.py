@@ -51,9 +51,9 @@ _PROBLEMS: dict[str, list[Any]] = {
     "maxpool": [POOL["plain"], POOL["overlapping"], POOL["ceil_padded"]],
     "avgpool": [POOL["plain"], POOL["overlapping"], POOL["ceil_padded"], POOL["count_padding_below"]],
     "dropout": [DropoutProblem(4096, 0.5, 2.0, 1, 2), DropoutProblem(130, 0.5, 2.0, 1, 2, 13, 31, 5)],
-    "softmax": [SoftmaxProblem(3, 10), SoftmaxProblem(5, 257, ignore=0)],
+    "softmax": [SoftmaxProblem(3, 10), SoftmaxProblem(5, 257, ignore=0, smoothing=0.1)],
     "l2": [L2CostProblem(16, 64), L2CostProblem(5, 13)],
-    "sgd": [SgdProblem(1024, 0.01, 0.9, 0.0005), SgdProblem(131, 0.01, 0.9, 0.0005)],
+    "sgd": [SgdProblem(1024, 0.01, 0.9, 0.0005), SgdProblem(131, 0.01, 0.9, 0.0005, nesterov=True)],
     "limit": [
         NormLimitProblem(30, 64, 4.0),
         NormLimitProblem(3, 75, 8.0),

@@ -61,6 +61,7 @@ def test_update_behind_the_gradient(device: Device, precision: str, name: str, u
         check("local_wgrad", problem, device, impl=impl, update=update)
         check_fused("local_wgrad", problem, device, impl=impl, update=update)
     check("local_wgrad", problem, device, offset=4, update=update)
+    check_fused("local_wgrad", problem, device, update=update, nesterov=True)
 
 
 @pytest.mark.parametrize("name", ["plain", "tail", "long_sum"])

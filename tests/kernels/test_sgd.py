@@ -18,6 +18,7 @@ EXACT = [
     SgdProblem(130, 0.25, 0.5, 0.0),
     SgdProblem(1024, 0.5, 1.0, 0.5),
     SgdProblem(3001, 0.5, 0.25, 0.125),
+    SgdProblem(1030, 0.5, 0.25, 0.125, nesterov=True),
 ]
 
 
@@ -55,11 +56,13 @@ def test_each_of_them_may_be_missing(device: Device, left_out: str) -> None:
 
 @pytest.mark.parametrize("count", [7, 4096])
 def test_real(device: Device, count: int) -> None:
-    check("sgd_update", SgdProblem(count, 0.01, 0.9, 0.0005), device, data="real")
+    for nesterov in (False, True):
+        check("sgd_update", SgdProblem(count, 0.01, 0.9, 0.0005, nesterov), device, data="real")
 
 
-def test_twenty_steps_follow_the_reference(device: Device) -> None:
-    problem = SgdProblem(257, 0.01, 0.9, 0.0005)
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_twenty_steps_follow_the_reference(device: Device, nesterov: bool) -> None:
+    problem = SgdProblem(257, 0.01, 0.9, 0.0005, nesterov)
     inputs = make_inputs("sgd_update", problem, data="real")
     v, w = inputs["v"], inputs["w"]
     wanted_v, wanted_w = v.astype(np.float64), w.astype(np.float64)
@@ -70,3 +73,19 @@ def test_twenty_steps_follow_the_reference(device: Device) -> None:
     # Twenty roundings of each, each at most half an ulp of a number below 8.
     assert np.abs(v - wanted_v).max() <= 20 * 4.8e-7
     assert np.abs(w - wanted_w).max() <= 20 * 4.8e-7
+
+
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_twenty_steps_are_those_of_pytorch(device: Device, nesterov: bool) -> None:
+    """At a constant rate PyTorch's buffer times the rate is the velocity, with the other sign."""
+    torch = pytest.importorskip("torch")
+    problem = SgdProblem(257, 0.01, 0.9, 0.0005, nesterov)
+    w, v = make_inputs("sgd_update", problem, data="real")["w"], np.zeros(257, np.float32)
+    theirs = torch.from_numpy(w.copy()).requires_grad_()
+    optimizer = torch.optim.SGD([theirs], lr=0.01, momentum=0.9, weight_decay=0.0005, nesterov=nesterov)
+    for step in range(20):
+        g = make_inputs("sgd_update", problem, data="real", seed=step)["g"]
+        v, w = run("sgd_update", problem, device, {"g": g, "v": v, "w": w}).values()
+        theirs.grad = torch.from_numpy(g)
+        optimizer.step()
+    assert np.abs(w - theirs.detach().numpy()).max() <= 1e-6 * np.abs(w).max()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -26,6 +28,9 @@ PROBLEMS = [
     SoftmaxProblem(2, 5000),
     SoftmaxProblem(40, 21, ignore=255),
     SoftmaxProblem(9, 200, ignore=0),
+    SoftmaxProblem(3, 10, smoothing=0.1),
+    SoftmaxProblem(7, 257, smoothing=0.9),
+    SoftmaxProblem(40, 21, ignore=255, smoothing=0.1),
 ]
 
 
@@ -82,10 +87,10 @@ def test_a_bad_loss_at_either_end_is_seen(device: Device) -> None:
 
 
 def cross_entropy(
-    device: Device, logits: list[list[float]], labels: list[int], ignore: int | None = None
+    device: Device, logits: Any, labels: Any, ignore: int | None = None, smoothing: float = 0.0
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     values, wanted = np.array(logits, np.float32), np.array(labels, np.int32)
-    problem = SoftmaxProblem(*values.shape, ignore)
+    problem = SoftmaxProblem(*values.shape, ignore, smoothing)
     results = run("softmax_cross_entropy_forward", problem, device, {"logits": values, "labels": wanted})
     inputs = {"probabilities": results["probabilities"], "labels": wanted, "scale": 1.0}
     gradient = run("softmax_cross_entropy_backward", problem, device, inputs)["dlogits"]
@@ -126,6 +131,46 @@ def test_an_ignored_label_counts_for_nothing_whatever_its_logits(device: Device,
     assert rank.tolist() == [2, 0, 0, 3]
     assert loss[1:3].tolist() == [0, 0] and not gradient[1:3].any()
     assert np.isnan(gradient[3]).all() and gradient[0].all()
+
+
+def test_smoothing_pulls_the_gradient_and_changes_no_rank(device: Device) -> None:
+    logits = np.random.default_rng(0).normal(0, 3, (6, 5)).astype(np.float32)
+    labels = np.array([0, 1, 2, 3, 4, 7])
+    plain, smooth = (cross_entropy(device, logits, labels, 7, smoothing) for smoothing in (0.0, 0.25))
+    for index in (0, 2):  # probabilities and ranks
+        np.testing.assert_array_equal(plain[index], smooth[index])
+    onehot = np.eye(5)[labels[:5]]
+    np.testing.assert_allclose(smooth[3][:5], plain[3][:5] + 0.25 * (onehot - 0.2), atol=1e-6)
+    mean = -np.log(plain[0][:5].astype(np.float64)).mean(axis=1)
+    np.testing.assert_allclose(smooth[1][:5], 0.75 * plain[1][:5] + 0.25 * mean, rtol=1e-5)
+    assert smooth[1][5] == 0 and not smooth[3][5].any()
+
+
+def test_an_infinite_logit_costs_only_where_it_is_a_target(device: Device) -> None:
+    for smoothing, wanted in ((0.0, np.log(2)), (0.1, np.inf)):
+        _, loss, rank, gradient = cross_entropy(device, [[1, 1, -np.inf]], [0], None, smoothing)
+        assert loss[0] == pytest.approx(wanted) and rank[0] == 0 and np.isfinite(gradient).all()
+
+
+@pytest.mark.parametrize("ignore", [None, 3])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 1.0])
+def test_smoothing_is_that_of_pytorch(device: Device, smoothing: float, ignore: int | None) -> None:
+    torch = pytest.importorskip("torch")
+    draws = np.random.default_rng(1)
+    logits, labels = draws.normal(0, 3, (50, 20)).astype(np.float32), draws.integers(0, 20, 50)
+    _, loss, _, gradient = cross_entropy(device, logits, labels, ignore, smoothing)
+    theirs = torch.from_numpy(logits).requires_grad_()
+    options = {"ignore_index": -100 if ignore is None else ignore, "label_smoothing": smoothing}
+    losses = torch.nn.functional.cross_entropy(theirs, torch.from_numpy(labels), reduction="none", **options)
+    losses.sum().backward()
+    assert np.abs(loss - losses.detach().numpy()).max() <= 1e-6 * loss.max()
+    assert np.abs(gradient - theirs.grad.numpy()).max() <= 1e-6
+
+
+@pytest.mark.parametrize("smoothing", [-0.1, 1.5, np.nan])
+def test_smoothing_beyond_its_range_is_refused(smoothing: float) -> None:
+    with pytest.raises(ValueError, match="smoothing must be"):
+        SoftmaxProblem(2, 3, smoothing=smoothing)
 
 
 def test_a_row_with_nan_has_rank_k(device: Device) -> None:

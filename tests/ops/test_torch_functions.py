@@ -301,17 +301,19 @@ print(len({{line.split()[-1] for line in open("/proc/self/maps") if "libgomp" in
 # ---- what single functions do ---------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("smoothing", [0.0, 0.25])
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
 @pytest.mark.parametrize("shape", [(5, 7), (2, 7, 3, 2)])
-def test_cross_entropy(reduction: str, shape: tuple[int, ...]) -> None:
+def test_cross_entropy(reduction: str, shape: tuple[int, ...], smoothing: float) -> None:
     generator = torch.Generator().manual_seed(3)
     logits = torch.randn(shape, generator=generator, dtype=torch.float64).requires_grad_()
     labels = torch.randint(7, shape[:1] + shape[2:], generator=generator)
     labels.view(-1)[1] = -100
+    how: dict[str, Any] = {"reduction": reduction, "label_smoothing": smoothing}
     ours = with_gradients(
-        lambda x, **o: ct.cross_entropy(x, labels, reduction=reduction, **o), [logits], device="reference:0"
+        lambda x, **o: ct.cross_entropy(x, labels, **how, **o), [logits], device="reference:0"
     )
-    theirs = with_gradients(lambda x: functional.cross_entropy(x, labels, reduction=reduction), [logits])
+    theirs = with_gradients(lambda x: functional.cross_entropy(x, labels, **how), [logits])
     for actual, wanted in zip(ours, theirs, strict=True):
         assert actual.shape == wanted.shape
         assert float((actual - wanted).abs().max()) <= 64 * UNIT * max(1.0, float(wanted.abs().max()))

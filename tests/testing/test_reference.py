@@ -528,6 +528,21 @@ def test_softmax_gradient_by_differences() -> None:
     assert_gradient(reference.softmax_cross_entropy_backward(problem, probabilities, labels, 1.0), numerical)
 
 
+def test_smoothed_softmax_by_hand_and_by_differences() -> None:
+    problem = SoftmaxProblem(2, 4, smoothing=0.5)  # targets of 0.625 and 0.125
+    logits, labels = np.log([[1.0, 2.0, 4.0, 1.0], [2.0, 2.0, 2.0, 2.0]]), np.array([2, 0])
+    probabilities, loss, rank = reference.softmax_cross_entropy_forward(problem, logits, labels)
+    np.testing.assert_allclose(loss, [np.log(8) - 0.75 * np.log(4) + 0.125 * np.log(2), np.log(4)])
+    assert rank.tolist() == [0, 0]
+    gradient = reference.softmax_cross_entropy_backward(problem, probabilities, labels, 2.0)
+    np.testing.assert_allclose(gradient[1], 2 * (0.25 - np.array([0.625, 0.125, 0.125, 0.125])), atol=1e-15)
+    numerical = numerical_gradient(
+        lambda v: reference.softmax_cross_entropy_forward(problem, v, labels)[1], logits, np.ones(2), 1e-5
+    )
+    gradient = reference.softmax_cross_entropy_backward(problem, probabilities, labels, 1.0)
+    assert_gradient(gradient, numerical)
+
+
 def test_softmax_of_large_logits_is_finite() -> None:
     problem = SoftmaxProblem(1, 2)
     probabilities, loss, _ = reference.softmax_cross_entropy_forward(problem, [[1e4, -1e4]], [1])
@@ -566,6 +581,12 @@ def test_sgd_update_by_hand() -> None:
     problem = SgdProblem(2, lr=0.5, momentum=0.25, weight_decay=0.125)
     v, w = reference.sgd_update(problem, [4, 0], [8, -8], [16, 0])
     assert v.tolist() == [-1, -2] and w.tolist() == [15, -2]
+
+
+def test_an_update_with_nesterov_s_momentum_by_hand() -> None:
+    problem = SgdProblem(2, lr=0.5, momentum=0.25, weight_decay=0.125, nesterov=True)
+    v, w = reference.sgd_update(problem, [4, 0], [8, -8], [16, 0])
+    assert v.tolist() == [-1, -2] and w.tolist() == [16 - 0.25 - 3, -0.5]
 
 
 def test_sgd_update_with_rates_and_a_halt() -> None:

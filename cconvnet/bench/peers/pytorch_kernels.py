@@ -463,7 +463,7 @@ class PyTorch(Side):
             "weight_decay": problem.weight_decay,
             "dampening": 0.0,
         }
-        flags = {"nesterov": False, "maximize": False, "is_first_step": False}
+        flags = {"nesterov": problem.nesterov, "maximize": False, "is_first_step": False}
         rounded = torch.empty_like(tensors["w"], dtype=torch.bfloat16) if self.precision == "bf16" else None
 
         def compute() -> Tensors:

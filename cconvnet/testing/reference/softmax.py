@@ -26,6 +26,12 @@ def _onehot(problem: Any, labels: Array) -> tuple[Array, Array]:
     return onehot, onehot.any(axis=1)
 
 
+def _targets(problem: Any, labels: Array) -> Array:
+    """Return the targets[N,K], with the problem's smoothing."""
+    onehot, _ = _onehot(problem, labels)
+    return (1 - problem.smoothing) * to_float(onehot) + problem.smoothing / problem.k
+
+
 def _ignored(problem: Any, labels: Array) -> Array:
     """Return bool[N], True for the label that the problem ignores."""
     labels = np.asarray(labels).reshape(problem.n)
@@ -35,8 +41,9 @@ def _ignored(problem: Any, labels: Array) -> Array:
 def softmax_cross_entropy_forward(problem: Any, logits: Array, labels: Array) -> tuple[Array, Array, Array]:
     """Return (probabilities[N,K], loss[N], rank int32[N]) of logits[N,K] and labels[N].
 
-    loss = -log(probability of the label). rank is the number of classes before the label in the order of
-    falling logits, ties by rising class. Both are 0 where the label is the one that is ignored.
+    loss = -log(probability of the label), or with smoothing the sum of -target * log(probability). rank is
+    the number of classes before the label in the order of falling logits, ties by rising class. Both are 0
+    where the label is the one that is ignored.
     """
     logits = to_float(logits, (problem.n, problem.k))
     onehot, valid = _onehot(problem, labels)
@@ -44,7 +51,10 @@ def softmax_cross_entropy_forward(problem: Any, logits: Array, labels: Array) ->
 
     shifted = logits - logits.max(axis=1, keepdims=True)
     own = np.take_along_axis(shifted, label, axis=1)
-    loss = np.log(np.exp(shifted).sum(axis=1)) - own[:, 0]
+    expected = own[:, 0]
+    if problem.smoothing > 0:  # else other logits may be infinite
+        expected = (_targets(problem, labels) * shifted).sum(axis=1)
+    loss = np.log(np.exp(shifted).sum(axis=1)) - expected
     before = (shifted > own) | ((shifted == own) & (np.arange(problem.k) < label))
     rank = before.sum(axis=1)
 
@@ -58,12 +68,12 @@ def softmax_cross_entropy_forward(problem: Any, logits: Array, labels: Array) ->
 
 
 def softmax_cross_entropy_backward(problem: Any, probabilities: Array, labels: Array, scale: float) -> Array:
-    """Return dlogits[N,K] = scale * (probabilities - onehot(label)).
+    """Return dlogits[N,K] = scale * (probabilities - targets), which are onehot(label) without smoothing.
 
     It is NaN where the label is no class, and 0 where it is the one that is ignored.
     """
-    onehot, valid = _onehot(problem, labels)
-    dlogits = scale * (to_float(probabilities, (problem.n, problem.k)) - to_float(onehot))
+    _, valid = _onehot(problem, labels)
+    dlogits = scale * (to_float(probabilities, (problem.n, problem.k)) - _targets(problem, labels))
     dlogits = np.where(valid[:, None], dlogits, np.nan)
     return np.where(_ignored(problem, labels)[:, None], 0.0, dlogits)
 
