@@ -105,6 +105,11 @@ class TrainingKeywords(TypedDict, total=False):
     if not given.
     """
 
+    label_smoothing: float | None
+    """Part of the target that all classes share alike in training, such as 0.1; losses of tests are
+    without it. The network's own if not given.
+    """
+
     out: str | os.PathLike[str] | None
     """Folder of the run; runs/NET-DATA-TIME if not given."""
 

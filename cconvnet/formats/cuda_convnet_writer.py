@@ -307,6 +307,8 @@ def _only_cost(spec: NetSpec) -> SoftmaxCostSpec:
             raise _cannot(cost, "per_pixel=True: the files' labels are those of images")
         if cost.ignore is not None:
             raise _cannot(cost, f"ignore={cost.ignore}: the files' costs ignore no label")
+        if cost.smoothing:
+            raise _cannot(cost, f"smoothing={cost.smoothing:g}: the files' costs smooth no labels")
     assert isinstance(spec.answer, SoftmaxCostSpec)
     return spec.answer
 

@@ -16,7 +16,7 @@ class SoftmaxCostLayer(CostLayer):
     """The probabilities of the classes, and the loss and rank of each image's label.
 
     In training the forward pass also computes the gradient of the logits. Its memory is free by then, since
-    no gradient is computed before the cost's.
+    no gradient is computed before the cost's. Targets are smoothed in training only.
     """
 
     type = "softmax_cost"
@@ -27,6 +27,7 @@ class SoftmaxCostLayer(CostLayer):
         shape = x.image if spec.per_pixel else (n, k)
         rows = x.count // shape[-1]
         self.problem = SoftmaxProblem(rows, shape[-1], spec.ignore)
+        self._smoothed = SoftmaxProblem(rows, shape[-1], spec.ignore, spec.smoothing)
         super().__init__(spec.name, site, [x], shape, element=np.float32)
         self.coeff = spec.coeff
         self.is_fixed = spec.ignore is None
@@ -53,12 +54,18 @@ class SoftmaxCostLayer(CostLayer):
         self._gradient_is_computed = train and dx is not None
         if not self._gradient_is_computed:
             module.softmax_cross_entropy_forward(
-                self.problem, x, self.labels, self.output.array, self.losses, self.ranks, stream
+                self._smoothed if train else self.problem,
+                x,
+                self.labels,
+                self.output.array,
+                self.losses,
+                self.ranks,
+                stream,
             )
             self.clear_missing(self.losses)
             return
         module.softmax_cross_entropy(
-            self.problem,
+            self._smoothed,
             x,
             self.labels,
             self.scale,
@@ -77,6 +84,6 @@ class SoftmaxCostLayer(CostLayer):
         if dx is None or self._gradient_is_computed:
             return
         self.device.module.softmax_cross_entropy_backward(
-            self.problem, self.output.array, self.labels, self.scale, dx, self.device.stream
+            self._smoothed, self.output.array, self.labels, self.scale, dx, self.device.stream
         )
         self.clear_missing(dx)

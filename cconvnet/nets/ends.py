@@ -65,6 +65,7 @@ class End:
         probs: str = "probs",
         per_pixel: bool = False,
         ignore: int | None = None,
+        smoothing: float = 0.0,
         device: int | str | None = None,
         heads: Sequence[Head] = (),
     ) -> NetSpec:
@@ -80,6 +81,8 @@ class End:
             per_pixel: whether each pixel of this value has a label, instead of each image.
             ignore: the label that counts neither for the loss nor for the gradient, which are means over the
                 others; None: all count.
+            smoothing: the part of the target that all classes share alike in training, such as 0.1; the
+                label's class gets the rest. The loss of tests is without it.
             device: where it is computed; None: where its input is.
             heads: further costs, in training only; :meth:`head` and :meth:`l2_head` make them.
 
@@ -91,7 +94,8 @@ class End:
                 head of the same images is given to no network, or two layers have one name.
         """
         nodes = self._take(heads)
-        given = {"coeff": coeff, "softmax": probs, "per_pixel": per_pixel, "ignore": ignore}
+        given: dict[str, Any] = {"coeff": coeff, "softmax": probs, "smoothing": smoothing}
+        given |= {"per_pixel": per_pixel, "ignore": ignore}
         return _closed(self._softmax(given, {"name": cost, "device": device}), name, recipe, nodes)
 
     def l2(
@@ -148,6 +152,7 @@ class End:
         *,
         per_pixel: bool = False,
         ignore: int | None = None,
+        smoothing: float = 0.0,
         **place: Unpack[Place],
     ) -> Head:
         """Return a softmax cost that is present in training only: an auxiliary head.
@@ -159,6 +164,7 @@ class End:
             coeff: multiplies its gradient, which is added to those of the network's other costs.
             per_pixel: as of :meth:`softmax`.
             ignore: as of :meth:`softmax`.
+            smoothing: as of :meth:`softmax`.
             **place: see :class:`Place`.
 
         Returns:
@@ -167,7 +173,8 @@ class End:
         Raises:
             ValueError: there is more than one value for a class.
         """
-        given = {"coeff": coeff, "train_only": True, "per_pixel": per_pixel, "ignore": ignore}
+        given: dict[str, Any] = {"coeff": coeff, "train_only": True, "smoothing": smoothing}
+        given |= {"per_pixel": per_pixel, "ignore": ignore}
         return Head(self._softmax(given, place))
 
     def l2_head(self, coeff: float = 1.0, **place: Unpack[Place]) -> Head:

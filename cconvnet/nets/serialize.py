@@ -22,6 +22,7 @@ _LATER: dict[str, Any] = {
     "train_only": False,
     "per_pixel": False,
     "ignore": None,
+    "smoothing": 0.0,
     "mean": None,
     "deviation": None,
     "distort": dataclasses.asdict(NO_DISTORTION),

@@ -1,4 +1,4 @@
-"""Networks made from others: towers written out, other weight decay, and the same network at another size."""
+"""Networks made from others: towers written out, other weight decay or label smoothing, and other sizes."""
 
 from __future__ import annotations
 
@@ -165,7 +165,7 @@ def _reading_all(layer: _Weighted, found: dict[str, Shape], parts: dict[str, tup
     return dataclasses.replace(layer, inputs=tuple(inputs), per_input=rest if any(rest) else (), **same)
 
 
-# ---- weight decay --------------------------------------------------------------------------------------
+# ---- weight decay and label smoothing ------------------------------------------------------------------
 
 
 def decayed(spec: NetSpec, weight_decay: float) -> NetSpec:
@@ -185,6 +185,19 @@ def decayed(spec: NetSpec, weight_decay: float) -> NetSpec:
         )
 
     return dataclasses.replace(spec, layers=tuple(map(changed, spec.layers)))
+
+
+def smoothed(spec: NetSpec, smoothing: float) -> NetSpec:
+    """Return the network with this label smoothing of all its softmax costs.
+
+    Raises:
+        ValueError: It is not from 0 to 1.
+    """
+    layers = (
+        dataclasses.replace(layer, smoothing=smoothing) if isinstance(layer, SoftmaxCostSpec) else layer
+        for layer in spec.layers
+    )
+    return dataclasses.replace(spec, layers=tuple(layers))
 
 
 # ---- another size --------------------------------------------------------------------------------------

@@ -20,7 +20,8 @@ from cconvnet.runs.checkpoint import Checkpoint, Folder
 _OLDER: dict[str, Any] = {
     "lr_schedule": dataclasses.asdict(CONSTANT),
     "distort": dataclasses.asdict(NO_DISTORTION),
-    **{"warmup": 0.0, "warmup_from": 0.1, "weight_decay": None, "pad": 0},
+    **{"warmup": 0.0, "warmup_from": 0.1, "pad": 0},
+    **{"weight_decay": None, "label_smoothing": None},
 }
 MACHINE = ("commit", "module", "chip", "cores", "host", "system")
 

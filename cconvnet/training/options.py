@@ -307,6 +307,14 @@ class Options:
         range=Real(low=0),
         on_resume="take",
     )
+    label_smoothing: float | None = _option(
+        RATES,
+        "Part of the target that all classes share alike in training, such as 0.1; losses of tests are "
+        "without it. The network's own if not given.",
+        "PART",
+        range=Real(low=0, high=1),
+        on_resume="take",
+    )
     out: Path | None = _option(RUN, "Folder of the run; runs/NET-DATA-TIME if not given.", "FOLDER")
     resume: Path | None = _option(
         RUN,

@@ -10,7 +10,7 @@ from cconvnet.data import Source
 from cconvnet.data.preprocessing import CURRENT, Preprocessing
 from cconvnet.evaluate import Tally
 from cconvnet.nets import CONSTANT, NO_DISTORTION, Distortion, LrStep, NetSpec, RateCurve, TrainRecipe
-from cconvnet.nets.transform import decayed
+from cconvnet.nets.transform import decayed, smoothed
 from cconvnet.runs.reading import RunError
 from cconvnet.training.options import DESCRIPTIONS, Options
 from cconvnet.training.schedule import on_plateau
@@ -51,6 +51,7 @@ class Settings:
         warmup: The number of epochs over which rates rise.
         warmup_from: The first rate of the warm-up, as a part of `lr`.
         weight_decay: Of all weights; None: the network's own, layer by layer.
+        label_smoothing: Of all softmax costs; None: the network's own.
         pad: The pixels of zeros around images into which random crops may reach.
         distort: The distortion of training images.
         preprocessing: The rules by which image files are read.
@@ -83,6 +84,7 @@ class Settings:
     warmup: float = 0.0
     warmup_from: float = 0.1
     weight_decay: float | None = None
+    label_smoothing: float | None = None
     pad: int = 0
     distort: Distortion = NO_DISTORTION
     preprocessing: Preprocessing = CURRENT
@@ -130,7 +132,7 @@ class Settings:
         return dataclasses.replace(own, **values)
 
     def applied_to(self, spec: NetSpec) -> NetSpec:
-        """Return the network with the run's weight decay and padding, which are parts of its description.
+        """Return the network with the settings that are parts of its description, such as weight decay.
 
         Raises:
             ValueError: The padding is as large as the crop, so that a crop could miss the image.
@@ -139,6 +141,8 @@ class Settings:
             raise ValueError(f"--pad {self.pad} must be below the side of the network's input, {side}")
         if self.weight_decay is not None:
             spec = decayed(spec, self.weight_decay)
+        if self.label_smoothing is not None:
+            spec = smoothed(spec, self.label_smoothing)
         return dataclasses.replace(spec, recipe=dataclasses.replace(spec.recipe, pad=self.pad))
 
 

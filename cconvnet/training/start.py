@@ -79,6 +79,7 @@ _CHANGES = {
     "warmup_from": "warm-up from",
     "momentum": "momentum",
     "weight_decay": "weight decay",
+    "label_smoothing": "label smoothing",
     "crop": "random crops",
     "pad": "padding of random crops",
     "mirror": "mirror images",

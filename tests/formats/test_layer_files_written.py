@@ -139,6 +139,7 @@ CONV: dict[str, Any] = {"name": "c", "filters": 4, "window": 3, "padding": 1, "i
         (X.mean().fc(3).l2(), r"layer cost: the files know no l2_cost"),
         (X.softmax(per_pixel=True), r"layer cost: per_pixel=True: the files' labels are those of images"),
         (X.fc(3).softmax(ignore=0), r"layer cost: ignore=0: the files' costs ignore no label"),
+        (X.fc(3).softmax(smoothing=0.1), r"layer cost: smoothing=0.1: the files' costs smooth no labels"),
         (small(PoolSpec(name="p", window=12)), r"small: layer p: its window is larger than the padded image"),
     ],
 )  # fmt: skip

@@ -212,12 +212,13 @@ def test_the_list_above_is_complete() -> None:
 def test_the_end_can_say_what_its_spec_can() -> None:
     recipe = TrainRecipe(batch=2, epochs=3, lr=4)
     x = cc.image(4, 3, 1, stored=(6, 5), scale=1.0, center_mean=True).fc(2)
-    net = x.softmax("n", recipe, cost="loss", coeff=0.5, probs="p", device=1, per_pixel=True, ignore=255)
+    pixels: dict[str, Any] = {"per_pixel": True, "ignore": 255, "smoothing": 0.1}
+    net = x.softmax("n", recipe, cost="loss", coeff=0.5, probs="p", device=1, **pixels)
     given: dict[str, Any] = {"inputs": ("fc1",), "coeff": 0.5, "device": 1}
-    assert net.layers[-1] == SoftmaxCostSpec(name="loss", softmax="p", per_pixel=True, ignore=255, **given)
+    assert net.layers[-1] == SoftmaxCostSpec(name="loss", softmax="p", **pixels, **given)
     assert x.l2("n", recipe, cost="loss", coeff=0.5, device=1).layers[-1] == L2CostSpec(name="loss", **given)
-    wanted = SoftmaxCostSpec(name="c", per_pixel=True, ignore=0, train_only=True, **given)
-    head = x.head(0.5, per_pixel=True, ignore=0, name="c", device=1)
+    wanted = SoftmaxCostSpec(name="c", **pixels, train_only=True, **given)
+    head = x.head(0.5, **pixels, name="c", device=1)
     assert x.l2(heads=[head]).costs[0] == wanted
     wanted_l2 = L2CostSpec(name="l2_cost1", train_only=True, **given)
     assert x.softmax(heads=[x.l2_head(0.5, device=1)]).costs[0] == wanted_l2

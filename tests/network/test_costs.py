@@ -18,6 +18,7 @@ from cconvnet.nets.transform import without_heads
 from cconvnet.network import Network
 from cconvnet.network.footprint import Plan
 from cconvnet.network.gradcheck import gradcheck
+from cconvnet.network.step import StepResult
 from cconvnet.optim import Parameter
 
 
@@ -184,16 +185,51 @@ def test_features_are_refused_where_training_would_begin(tmp_path: Any) -> None:
 # ---- labels of pixels -----------------------------------------------------------------------------------
 
 
-def of_pixels(ignore: int | None = 255) -> NetSpec:
+def of_pixels(ignore: int | None = 255, smoothing: float = 0.0) -> NetSpec:
     x = cc.image(6, 5, 2, scale=1 / 64).conv(6, 3, pad=1).relu()
-    head = x.conv(3, 1).head(0.5, per_pixel=True, ignore=ignore)
-    return x.conv(4, 3, pad=1).tanh().conv(3, 1).softmax(per_pixel=True, ignore=ignore, heads=[head])
+    how: dict[str, Any] = {"per_pixel": True, "ignore": ignore, "smoothing": smoothing}
+    head = x.conv(3, 1).head(0.5, **how)
+    return x.conv(4, 3, pad=1).tanh().conv(3, 1).softmax(**how, heads=[head])
 
 
 def test_gradients_of_labels_of_pixels(device: Device) -> None:
-    for ignore in (None, 255, 0):
-        report = gradcheck(of_pixels(ignore), device, batch=2)
+    for ignore, smoothing in ((None, 0.0), (255, 0.0), (0, 0.0), (255, 0.2)):
+        report = gradcheck(of_pixels(ignore, smoothing), device, batch=2)
         assert report.ok, report.failures
+
+
+def test_the_loss_is_smoothed_in_training_alone(device: Device) -> None:
+    smooth, plain = (Network(of_pixels(255, part), batch=3, devices=device) for part in (0.2, 0.0))
+    batch = {"images": batch_of(plain.spec, 2)["images"]}
+    labels = np.random.default_rng(0).integers(0, 4, (2, 6, 5))
+    batch["labels"] = np.where(labels == 3, 255, labels)
+    found: dict[bool, list[StepResult]] = {}
+    for training in (True, False):
+        for network in (smooth, plain):
+            network.load(**batch)
+            network.forward(train=training)
+        found[training] = [network.result() for network in (smooth, plain)]
+        assert found[training][0].rank.tolist() == found[training][1].rank.tolist()
+    assert found[False][0].losses.tolist() == found[False][1].losses.tolist()
+    assert np.all(found[True][0].losses != found[True][1].losses)
+    assert found[True][0].head_losses != found[True][1].head_losses
+
+
+def test_smoothed_labels_of_pixels_are_those_of_pytorch(device: Device) -> None:
+    torch = pytest.importorskip("torch")
+    network = Network(of_pixels(255, 0.2), batch=2, devices=device)
+    labels = np.random.default_rng(0).integers(0, 4, (2, 6, 5))
+    labels = np.where(labels == 3, 255, labels)
+    network.load(batch_of(network.spec, 2)["images"], labels)
+    network.forward(train=True)
+    cost = network.graph.cost
+    logits = torch.from_numpy(network.outputs("conv4")).permute(0, 3, 1, 2).requires_grad_()
+    options = {"ignore_index": 255, "label_smoothing": 0.2}
+    loss = torch.nn.functional.cross_entropy(logits, torch.from_numpy(labels), **options)
+    loss.backward()
+    assert abs(network.result().loss - loss.item()) <= 1e-6
+    gradient = device.host(cost.input_gradients[0]).reshape(2, 6, 5, 3)
+    assert np.abs(gradient - logits.grad.permute(0, 2, 3, 1).numpy()).max() <= 1e-6
 
 
 def test_only_pixels_that_count_are_in_the_result(device: Device) -> None:

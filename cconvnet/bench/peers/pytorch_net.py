@@ -440,9 +440,11 @@ class Net(nn.Module):
                 self.dropouts[layer.name] = module
             elif isinstance(module, _Pool):
                 self.pools.append(module)
+        self.smoothing: list[float] = []
         for cost in self.costs:
             if not isinstance(cost, SoftmaxCostSpec) or cost.per_pixel or cost.ignore is not None:
                 raise PeerMissing(f"{cost.name} is no plain softmax cost of images, as PyTorch's side has it")
+            self.smoothing.append(cost.smoothing)
         self.last_reader = {name: layer.name for layer in spec.layers for name in layer.inputs}
 
     @staticmethod
@@ -488,7 +490,10 @@ class Net(nn.Module):
 
     def losses(self, logits: list[Tensor], labels: Tensor) -> tuple[Tensor, Tensor]:
         """Return the main cost's loss, and the sum of all costs, each times its coefficient."""
-        losses = [F.cross_entropy(own.float(), labels) for own in logits]
+        losses = [
+            F.cross_entropy(own.float(), labels, label_smoothing=part if self.training else 0.0)
+            for part, own in zip(self.smoothing, logits, strict=False)
+        ]
         parts = [
             loss if cost.coeff == 1 else loss * cost.coeff
             for cost, loss in zip(self.costs, losses, strict=False)
