@@ -88,6 +88,7 @@ class Parameter:
         rate_factor: multiplies the learning rate; 0 freezes the parameter. It is the lr_scale of the spec.
         weight_decay: the gradient of 1/2 weight_decay * |w|^2 is added to the loss's.
         momentum: None: that of the update.
+        nesterov: whether its momentum is Nesterov's.
         norm_limit: the largest Euclidean norm of an output's weights, value[k]; 0: none.
         lr_curve: the fall of its rate over the run, a RateCurve of cconvnet.nets; None: it stays.
         contrast_limits: the least and the largest norm of an output's weights minus their mean; None: none.
@@ -103,6 +104,7 @@ class Parameter:
     rate_factor: float
     weight_decay: float
     momentum: float | None = None
+    nesterov: bool = False
     norm_limit: float = 0.0
     lr_curve: Any = None
     contrast_limits: tuple[float, float] | None = None
@@ -170,8 +172,8 @@ class Parameter:
 
 # A rate lasts for many steps, so the problems of one rate are made once.
 @functools.lru_cache(maxsize=1024)
-def _problem(count: int, lr: float, momentum: float, weight_decay: float) -> SgdProblem:
-    return SgdProblem(count, lr, momentum, weight_decay)
+def _problem(count: int, lr: float, momentum: float, weight_decay: float, nesterov: bool) -> SgdProblem:
+    return SgdProblem(count, lr, momentum, weight_decay, nesterov)
 
 
 def _rates(parameter: Parameter, lr: float | Mapping[str, float], momentum: float) -> tuple[float, float]:
@@ -199,10 +201,14 @@ def moves(
 
 
 def update(piece: Piece, rate: float, momentum: float) -> None:
-    """Compute v = momentum * v - rate * (g + weight_decay * w) and w = w + v, then apply the limits."""
+    """Compute v = momentum * v - rate * (g + weight_decay * w) and w = w + v, then apply the limits.
+
+    With Nesterov's momentum w = w + momentum * v - rate * (g + weight_decay * w), with the new v.
+    """
+    parameter = piece.parameter
     with piece.device as device:
         device.module.sgd_update(
-            _problem(piece.value.size, rate, momentum, piece.parameter.weight_decay),
+            _problem(piece.value.size, rate, momentum, parameter.weight_decay, parameter.nesterov),
             piece.gradient,
             piece.velocity,
             piece.value,
@@ -261,7 +267,10 @@ def _joinable(parameters: Iterable[Parameter]) -> list[list[Parameter]]:
     for parameter in parameters:
         if parameter.of != "bias" or len(parameter.pieces) != 1:
             continue
-        key = (parameter.rate_factor, parameter.weight_decay, parameter.momentum, parameter.lr_curve)
+        key = (
+            *(parameter.rate_factor, parameter.weight_decay),
+            *(parameter.momentum, parameter.nesterov, parameter.lr_curve),
+        )
         groups.setdefault(key, []).append(parameter)
     return [group for group in groups.values() if len(group) > 1]
 
@@ -334,7 +343,7 @@ class FusedUpdates:
         parameter = piece.parameter
         if parameter.name in self.frozen:
             return None
-        problem = _problem(piece.value.size, 0.0, 0.0, parameter.weight_decay)
+        problem = _problem(piece.value.size, 0.0, 0.0, parameter.weight_decay, parameter.nesterov)
         rates = self._rates_of[parameter.name]
         return (problem, piece.velocity, piece.value, piece.rounded, rates, self.halt)
 
@@ -356,7 +365,7 @@ class FusedUpdates:
             if first.name not in self.joined or first.name in self.frozen:
                 continue
             self._device.module.sgd_update(
-                _problem(group.value.size, 0.0, 0.0, first.weight_decay),
+                _problem(group.value.size, 0.0, 0.0, first.weight_decay, first.nesterov),
                 group.gradient,
                 group.velocity,
                 group.value,

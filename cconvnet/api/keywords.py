@@ -100,6 +100,9 @@ class TrainingKeywords(TypedDict, total=False):
     momentum: float | None
     """Momentum of the updates; the network's own if not given. A layer's own momentum stays."""
 
+    nesterov: bool | None
+    """Take Nesterov's momentum, whose updates look one step ahead; the network's own if not given."""
+
     weight_decay: float | None
     """Weight decay of the weights of all layers; biases then have none. The network's own, layer by layer,
     if not given.

@@ -95,6 +95,7 @@ class TrainRecipe:
         epochs: the length of the run.
         lr: the learning rate.
         momentum: of the updates.
+        nesterov: whether the momentum is Nesterov's, whose updates look one step ahead.
         steps: when rates change.
         plateau: divide all rates by 10 when the test error has not fallen for this many epochs; 0: never.
         schedule: the fall of all rates over the run, from the end of the warm-up on, on top of `steps`.
@@ -127,6 +128,7 @@ class TrainRecipe:
     color_noise_epochs: float | None = None
     color_noise_shrinks: bool = False
     distort: Distortion = NO_DISTORTION
+    nesterov: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "steps", tuple(self.steps))

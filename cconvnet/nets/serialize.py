@@ -26,6 +26,7 @@ _LATER: dict[str, Any] = {
     "mean": None,
     "deviation": None,
     "distort": dataclasses.asdict(NO_DISTORTION),
+    "nesterov": False,
 }
 
 

@@ -348,6 +348,8 @@ class Graph:
         """Allocate what layers share, gradients and workspaces, and what updates parameters."""
         element = self._site(self.devices[0]).element
         readers = collections.Counter(id(tensor) for layer in self._order for tensor in layer.inputs)
+        for parameter in self.parameters.values():
+            parameter.nesterov = self.spec.recipe.nesterov
         self.updates: FusedUpdates | None = None
         if len(self.devices) == 1:
             (device,) = self.devices

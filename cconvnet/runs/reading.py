@@ -21,7 +21,7 @@ _OLDER: dict[str, Any] = {
     "lr_schedule": dataclasses.asdict(CONSTANT),
     "distort": dataclasses.asdict(NO_DISTORTION),
     **{"warmup": 0.0, "warmup_from": 0.1, "pad": 0},
-    **{"weight_decay": None, "label_smoothing": None},
+    **{"weight_decay": None, "label_smoothing": None, "nesterov": False},
 }
 MACHINE = ("commit", "module", "chip", "cores", "host", "system")
 

@@ -299,6 +299,13 @@ class Options:
         recipe="momentum",
         on_resume="take",
     )
+    nesterov: bool | None = _option(
+        RATES,
+        "Take Nesterov's momentum, whose updates look one step ahead; the network's own if not given.",
+        flag="--nesterov/--no-nesterov",
+        recipe="nesterov",
+        on_resume="take",
+    )
     weight_decay: float | None = _option(
         RATES,
         "Weight decay of the weights of all layers; biases then have none. The network's own, layer by "

@@ -52,6 +52,7 @@ class Settings:
         warmup_from: The first rate of the warm-up, as a part of `lr`.
         weight_decay: Of all weights; None: the network's own, layer by layer.
         label_smoothing: Of all softmax costs; None: the network's own.
+        nesterov: True if the momentum is Nesterov's.
         pad: The pixels of zeros around images into which random crops may reach.
         distort: The distortion of training images.
         preprocessing: The rules by which image files are read.
@@ -85,6 +86,7 @@ class Settings:
     warmup_from: float = 0.1
     weight_decay: float | None = None
     label_smoothing: float | None = None
+    nesterov: bool = False
     pad: int = 0
     distort: Distortion = NO_DISTORTION
     preprocessing: Preprocessing = CURRENT
@@ -143,7 +145,8 @@ class Settings:
             spec = decayed(spec, self.weight_decay)
         if self.label_smoothing is not None:
             spec = smoothed(spec, self.label_smoothing)
-        return dataclasses.replace(spec, recipe=dataclasses.replace(spec.recipe, pad=self.pad))
+        recipe = dataclasses.replace(spec.recipe, pad=self.pad, nesterov=self.nesterov)
+        return dataclasses.replace(spec, recipe=recipe)
 
 
 def identity(source: Source) -> dict[str, Any]:

@@ -78,6 +78,7 @@ _CHANGES = {
     "warmup": "warm-up",
     "warmup_from": "warm-up from",
     "momentum": "momentum",
+    "nesterov": "Nesterov's momentum",
     "weight_decay": "weight decay",
     "label_smoothing": "label smoothing",
     "crop": "random crops",

@@ -24,7 +24,7 @@ COSINE = parse_lr_schedule("cosine:0.01")
 RECIPE: dict[str, Any] = {
     **{"lr_schedule": COSINE, "warmup": 1.5, "warmup_from": 0.25, "momentum": 0.8, "weight_decay": 0.01},
     **{"mirror": True, "pad": 2, "distort": Distortion(rotation=10, alpha=2, sigma=1)},
-    **{"label_smoothing": 0.1},
+    **{"nesterov": True, "label_smoothing": 0.1},
 }
 
 
@@ -59,6 +59,7 @@ def test_a_recipe_may_be_changed_by_hand(tmp_path: Path) -> None:
         "warm-up: 1.5 from here on, it was 0",
         "warm-up from: 0.25 from here on, it was 0.1",
         "momentum: 0.8 from here on, it was 0.9",
+        "Nesterov's momentum: on from here on, it was off",
         "weight decay: 0.01 from here on, it was the network's own",
         "label smoothing: 0.1 from here on, it was the network's own",
         "random crops: on from here on, it was off",
@@ -79,7 +80,7 @@ def test_settings_of_an_older_version_are_read(tmp_path: Path) -> None:
     run_training(out=tmp_path / "run", steps=1)
     settings = json.loads((tmp_path / "run" / "config.json").read_text())["settings"]
     now = Settings.from_dict(settings)
-    later = ("lr_schedule", "warmup", "warmup_from", "weight_decay", "label_smoothing")
+    later = ("lr_schedule", "warmup", "warmup_from", "weight_decay", "label_smoothing", "nesterov")
     for name in (*later, "pad", "distort"):
         del settings[name]
     assert Settings.from_dict(settings) == now
@@ -118,7 +119,9 @@ def test_padding_as_large_as_the_crop_is_refused_before_there_is_a_run(tmp_path:
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("changes", [{"mirror": True}, {"pad": 1}, {"warmup": 0.5}, {"label_smoothing": 0.2}])
+@pytest.mark.parametrize(
+    "changes", [{"mirror": True}, {"pad": 1}, {"warmup": 0.5}, {"nesterov": True}, {"label_smoothing": 0.2}]
+)
 def test_each_option_changes_the_course(changes: dict[str, Any], tmp_path: Path) -> None:
     run_training(out=tmp_path / "plain", steps=3)
     run_training(out=tmp_path / "changed", steps=3, **changes)

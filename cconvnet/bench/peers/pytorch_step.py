@@ -83,7 +83,7 @@ class PyTorchStep:
         # The mean has one number for each channel; a mean image costs the same.
         self.mean = torch.full((1, images.shape[3], 1, 1), MEAN, device=self.device)
         self.optimizer: torch.optim.Optimizer = torch.optim.SGD([torch.empty(0)])
-        self.momentum = net.recipe.momentum
+        self.momentum, self.nesterov = net.recipe.momentum, net.recipe.nesterov
         self.losses: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] = self._losses
         if "compiled" in words:
             self.losses = torch.compile(self._losses)
@@ -123,7 +123,8 @@ class PyTorchStep:
         groups = self.model.param_groups(lr, self.momentum)
         for group in groups:
             group["params"] = [self.moved[id(p)] for p in group["params"]]
-        self.optimizer = torch.optim.SGD(groups, lr=lr, momentum=self.momentum, fused=True)
+        rates = {"lr": lr, "momentum": self.momentum, "nesterov": self.nesterov}
+        self.optimizer = torch.optim.SGD(groups, **rates, fused=True)
 
     def about(self) -> dict[str, Any]:
         """Return ``what`` computes."""

@@ -92,7 +92,8 @@ class PyTorchTraining:
         self.model = Net(self.spec, self.state).to(memory_format=self.format)  # type: ignore[call-overload]
         groups = self.model.param_groups(1.0, self.momentum)
         self.scales = [group["lr"] for group in groups]
-        self.optimizer = torch.optim.SGD(groups, lr=self.schedule.lr, momentum=self.momentum, fused=True)
+        rates = {"lr": self.schedule.lr, "momentum": self.momentum, "nesterov": self.spec.recipe.nesterov}
+        self.optimizer = torch.optim.SGD(groups, **rates, fused=True)
 
     def _input(self, part: Batch) -> Tensor:
         """Return the images as the first layer reads them: minus the mean, cropped, mirrored and scaled."""
