@@ -34,6 +34,16 @@ class TrainingKeywords(TypedDict, total=False):
     network's recipe, and with pad.
     """
 
+    random_resized_crop: bool | None
+    """Train on a part of each picture, of any area, proportions and place, resized to the network's input;
+    tests read the centre. If not given: as the network's recipe, and with area.
+    """
+
+    area: str | tuple[float, float] | None
+    """Least and largest part of a picture's area that random-resized crops cover; the network's own, else
+    0.08,1, if not given.
+    """
+
     pad: int | None
     """Let random crops reach this far into zeros around the image, after the mean is subtracted; the
     network's own if not given. Tests read the image without them.

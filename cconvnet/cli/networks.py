@@ -11,6 +11,7 @@ import typer
 
 from cconvnet import nets
 from cconvnet.cli.options import (
+    Area,
     Batch,
     ColorNoise,
     Crop,
@@ -26,6 +27,7 @@ from cconvnet.cli.options import (
     Places,
     Precision,
     RandomCrop,
+    RandomResizedCrop,
     Size,
     Workers,
     checked_picture,
@@ -168,6 +170,8 @@ def augment(
     size: Size = None,
     crop: Crop = None,
     random_crop: RandomCrop = None,
+    random_resized_crop: RandomResizedCrop = None,
+    area: Area = None,
     pad: Pad = None,
     mirror: Mirror = None,
     color_noise: ColorNoise = None,
@@ -199,13 +203,15 @@ def augment(
     from cconvnet.data.workers import surplus
     from cconvnet.formats.netfiles import chosen
     from cconvnet.plots import augmentation as sheets
-    from cconvnet.training.options import Options, parse_distort
+    from cconvnet.training.options import Options, parse_area, parse_distort
 
     if out.suffix.lower() != ".png":
         raise ValueError(f"--out must end with .png, not {out.name!r}")
     checked_picture(out)
     options = Options(
         random_crop=random_crop,
+        random_resized_crop=random_resized_crop,
+        area=None if area is None else parse_area(area),
         pad=pad,
         mirror=mirror,
         color_noise=color_noise,
@@ -219,7 +225,8 @@ def augment(
         print(note)
     spec, _ = wanted.build(source.image_shape, len(source.classes))
     settings = options.settings(spec.recipe)
-    augmentation = {name: settings[name] for name in ("crop", "pad", "mirror", "color_noise", "distort")}
+    kept = ("crop", "random_resized_crop", "area", "pad", "mirror", "color_noise", "distort")
+    augmentation = {name: settings[name] for name in kept}
     spec = dataclasses.replace(spec, recipe=dataclasses.replace(spec.recipe, **augmentation))
     sheets.write_sheet(out, source, spec, images=images, epochs=epochs, seed=seed, workers=workers, say=print)
     print(out)

@@ -21,7 +21,7 @@ The modules, in the order in which an image passes from its file to a batch:
 - ``splits``, ``sources``: the training and test images of a source.
 - ``widths``: digits of one width.
 - ``statistics``, ``color_noise``: the mean image and the colours of all training images.
-- ``distortion``: training images under affine maps and elastic fields.
+- ``distortion``, ``resized_crops``: training images under affine maps and elastic fields, and parts of them.
 - ``loader``: batches in an order that depends on the seed alone.
 """
 

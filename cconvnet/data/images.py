@@ -15,8 +15,10 @@ from __future__ import annotations
 
 import importlib.metadata
 import io
+import math
 import os
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -146,6 +148,50 @@ def read_image(
             f"other images {shape[0]}x{shape[1]}; give a size, and all are resized to it"
         )
     return _resized(pixels, square, size, out)
+
+
+def read_part(
+    picture: ByteRange,
+    part: Callable[[int, int], Box],
+    decoder: str,
+    out: Pixels,
+    preprocessing: Preprocessing = CURRENT,
+) -> None:
+    """Read and decode a picture, and resize a part of it into out[h,w,3].
+
+    Args:
+        picture: The picture.
+        part: Returns the part of an upright picture of this height and width.
+        decoder: One of DECODERS.
+        out: The result; any view.
+        preprocessing: As of decode_image.
+
+    Raises:
+        BrokenImage: The contents cannot be decoded.
+        OSError: The file cannot be read.
+    """
+    data = read_bytes(picture)
+    width, height = image_sides(data, preprocessing)
+    box = part(height, width)
+    zoom = min((box[2] - box[0]) / out.shape[1], (box[3] - box[1]) / out.shape[0])
+    # Reduced by no more than the part is.
+    least = math.ceil(min(width, height) / zoom)
+    pixels, square = _decode(data, least, decoder, preprocessing)
+    factor = min(width, height) / (square[2] - square[0])
+    left, top, right, bottom = (side / factor for side in box)
+    resize_part(pixels, (left, top, right, bottom), out)
+
+
+def resize_part(pixels: Pixels, box: Box, out: Pixels) -> None:
+    """Resize a part of pixels uint8[H,W,C] into out uint8[h,w,C]; `out` may be any view."""
+    resized = np.empty((*out.shape[:2], 3), np.uint8)
+    for first in range(0, pixels.shape[2], 3):
+        channels = pixels[:, :, first : first + 3]
+        count = channels.shape[2]
+        if count < 3:
+            channels = channels[:, :, np.arange(3) % count]
+        _pixels.resize_into(np.ascontiguousarray(channels), box, resized)
+        out[:, :, first : first + count] = resized[:, :, :count]
 
 
 def decode_image(

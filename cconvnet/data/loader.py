@@ -18,9 +18,10 @@ import numpy.typing as npt
 from cconvnet.checks import whole
 from cconvnet.data.distortion import distort
 from cconvnet.data.images import Pixels
+from cconvnet.data.resized_crops import ResizedCrops
 from cconvnet.data.splits import Indices, Labels, Progress, Split
 from cconvnet.data.workers import Broken
-from cconvnet.nets import NO_DISTORTION, Distortion
+from cconvnet.nets import NO_DISTORTION, Distortion, as_area
 
 _ORDER, _CROP = 0, 1  # purposes
 
@@ -59,12 +60,14 @@ class _Pending:
     Attributes:
         batch: The batch.
         first: The place of its first image in the epoch.
+        crops: The random-resized crops; None: there are none.
         read: The parts of the reading.
         distorted: The distortion of a batch without broken images; None: there is none.
     """
 
     batch: Batch
     first: int
+    crops: ResizedCrops | None
     read: list[Future[Broken]]
     distorted: Future[None] | None
 
@@ -84,6 +87,9 @@ class Loader:
             only draws the numbers; the input kernel crops and mirrors.
         pad: The pixels of zeros around an image into which random crops may reach. Then `top` and `left` are
             from -pad on.
+        area: The least and the largest part of a picture's area, from which a random-resized crop is drawn
+            and resized to `crop`, anew in each epoch; None: there are no such crops. It is read from the
+            picture as it was before it was resized, and is at the centre of the image, among zeros.
         distortion: The distortion of each image before the crop, drawn anew in each epoch. A thread distorts
             the batches that are read ahead.
         drop_last: If true, every batch is full. The images that remain at the end of an epoch are dropped.
@@ -113,6 +119,7 @@ class Loader:
         random_crop: bool = False,
         pad: int = 0,
         mirror: bool = False,
+        area: tuple[float, float] | None = None,
         distortion: Distortion = NO_DISTORTION,
         shuffle: bool = True,
         drop_last: bool = True,
@@ -135,6 +142,10 @@ class Loader:
             )
         whole("pad", pad, 0, min(crop) - 1)  # or a crop could miss the image
         whole("seed", seed, 0, 2**64 - 1)
+        if area is not None and (random_crop or pad):
+            raise ValueError("area is for crops without random_crop and pad: they are drawn with their size")
+        self._area = None if area is None else as_area("area", area)
+        self._crop = crop
         if workers is not None:
             whole("workers", workers, 0)
         self.split, self.batch, self.seed = split, batch, seed
@@ -145,7 +156,8 @@ class Loader:
         self.steps_per_epoch = count // batch if drop_last else -(-count // batch)
         self._distortion = distortion
         self._thread = None if distortion.is_identity else ThreadPoolExecutor(1, "cconvnet-distort")
-        self._reader = split.open_reader(workers)
+        self._pictures = split if area is None else split.original
+        self._reader = self._pictures.open_reader(workers)
         # Batches being read, including the one that the consumer waits for.
         self.ahead = 1 + max(1, -(-self._reader.in_flight // batch))
         self._closed = False
@@ -208,11 +220,15 @@ class Loader:
         mirror = (words[:, 2] & np.uint64(self._mirror)).astype(np.uint8)
         images = self._allocate((count, *self.split.image_shape), np.uint8)
         batch = Batch(images, self.split.labels[indices], top, left, mirror, indices)
-        read = self._reader.start(indices, images)
+        crops = None
+        if self._area is not None:
+            crops = ResizedCrops(self._area, self._crop, self.seed, epoch, first)
+        read = self._reader.start(indices, images, crops)
         distorted = None
         if self._thread is not None:
-            distorted = self._thread.submit(self._distort_good, images, read, epoch, first)
-        return _Pending(batch, first, read, distorted)
+            seen = images if crops is None else crops.window(images)
+            distorted = self._thread.submit(self._distort_good, seen, read, epoch, first)
+        return _Pending(batch, first, crops, read, distorted)
 
     def _distort_good(self, images: Pixels, read: list[Future[Broken]], epoch: int, first: int) -> None:
         """Wait for the images of a batch, and distort them unless some are broken."""
@@ -234,19 +250,21 @@ class Loader:
             self.split.skip(int(batch.indices[place]), reason)
         if self._drop_last:
             for place, _ in broken:
-                self._replace(batch, place)
-        self._distort(batch.images, epoch, pending.first)
+                self._replace(batch, place, pending.crops)
+        seen = batch.images if pending.crops is None else pending.crops.window(batch.images)
+        self._distort(seen, epoch, pending.first)
         if self._drop_last:
             return batch
         good = np.setdiff1d(np.arange(len(batch)), [place for place, _ in broken])
         return Batch(*(array[good] for array in vars(batch).values()))
 
-    def _replace(self, batch: Batch, place: int) -> None:
+    def _replace(self, batch: Batch, place: int, crops: ResizedCrops | None) -> None:
         """Put the next good image of the split, with its own label, in the place of a broken one."""
         here = slice(place, place + 1)
+        own = None if crops is None else crops.after(place)
         while True:  # ends: skip() raises long before all images are broken
             batch.indices[here] = (batch.indices[here] + 1) % len(self.split)
-            broken = self.split.fill(batch.indices[here], batch.images[here])
+            broken = self._pictures.fill(batch.indices[here], batch.images[here], own)
             if not broken:
                 break
             self.split.skip(int(batch.indices[place]), broken[0][1])

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from cconvnet.data.byte_ranges import ByteRanges
 from cconvnet.data.images import Pixels, resize_image
+from cconvnet.data.resized_crops import ResizedCrops
 from cconvnet.data.workers import (
     CHUNK,
     MAX_WORKERS,
@@ -46,8 +47,10 @@ class Reader(Protocol):
 
     in_flight: int
 
-    def start(self, indices: Indices, images: Pixels) -> list[Future[Broken]]:
-        """Begin to read images `indices` into images[n,H,W,C].
+    def start(
+        self, indices: Indices, images: Pixels, crops: ResizedCrops | None = None
+    ) -> list[Future[Broken]]:
+        """Begin to read images `indices` into images[n,H,W,C]; of each its part in `crops`, if given.
 
         The result of each future lists the places in `images` that are not written because the image is
         broken, with the reason. A future raises DataError or WorkerError.
@@ -114,12 +117,17 @@ class Split(ABC):
             raise IndexError(f"indices must be from 0 to {len(self) - 1}")
         return chosen
 
+    @property
+    def original(self) -> Split:
+        """The split that reads the pictures as they are in files; itself if none were."""
+        return self
+
     @abstractmethod
     def file(self, index: int) -> str:
         """Return the name of image `index` for messages."""
 
     @abstractmethod
-    def fill(self, indices: Indices, images: Pixels) -> Broken:
+    def fill(self, indices: Indices, images: Pixels, crops: ResizedCrops | None = None) -> Broken:
         """Read images `indices` into images[n,H,W,C], as Reader.start does, but in the foreground."""
 
     @abstractmethod
@@ -131,7 +139,10 @@ class Split(ABC):
 
 
 class MemorySplit(Split):
-    """A split whose images[n,H,W,C] are in memory and are resized on reading if `size` differs."""
+    """A split whose images[n,H,W,C] are in memory and are resized on reading if `size` differs.
+
+    They may be those of `read_from`, the split of their files.
+    """
 
     def __init__(
         self,
@@ -140,6 +151,7 @@ class MemorySplit(Split):
         labels: Labels,
         size: int | None = None,
         files: Sequence[str] | None = None,
+        read_from: Split | None = None,
     ) -> None:
         height, width, channels = images.shape[1:]
         self._size = None if size is None or height == width == size else size
@@ -147,14 +159,23 @@ class MemorySplit(Split):
         super().__init__(name, labels, side)
         self._images = images
         self._files = files
+        self._read_from = read_from
+
+    @property
+    def original(self) -> Split:
+        """The split that reads the pictures as they are in files; itself if none were."""
+        return self if self._read_from is None else self._read_from
 
     def file(self, index: int) -> str:
         """Return the name of an image."""
         return self._files[index] if self._files is not None else f"{self.name} image {index}"
 
-    def fill(self, indices: Indices, images: Pixels) -> Broken:
+    def fill(self, indices: Indices, images: Pixels, crops: ResizedCrops | None = None) -> Broken:
         """Read images, as Split.fill."""
-        if self._size is None:
+        if crops is not None:
+            for place, index in enumerate(indices):
+                crops.cut(self._images[index], place, images[place])
+        elif self._size is None:
             np.take(self._images, indices, axis=0, out=images, mode="clip")  # clip: no extra copy
         else:
             for place, index in enumerate(indices):
@@ -175,8 +196,10 @@ class _MemoryReader:
         self._split = split
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="cconvnet-read")
 
-    def start(self, indices: Indices, images: Pixels) -> list[Future[Broken]]:
-        return [self._thread.submit(self._split.fill, indices, images)]
+    def start(
+        self, indices: Indices, images: Pixels, crops: ResizedCrops | None = None
+    ) -> list[Future[Broken]]:
+        return [self._thread.submit(self._split.fill, indices, images, crops)]
 
     def close(self) -> None:
         self._thread.shutdown(wait=True, cancel_futures=True)
@@ -208,7 +231,7 @@ class StoredSplit(Split):
             DataError: Too many images are broken.
         """
         images = np.zeros((len(self), *self.image_shape), np.uint8)
-        split = MemorySplit(self.name, images, self.labels, files=self.names)
+        split = MemorySplit(self.name, images, self.labels, files=self.names, read_from=self)
         split.left_out = self.left_out
         reader = self.open_reader(workers)
         try:
@@ -231,9 +254,9 @@ class PictureSplit(StoredSplit):
         super().__init__(name, names, ranges, labels, decoding.shape)
         self._decoding = decoding
 
-    def fill(self, indices: Indices, images: Pixels) -> Broken:
+    def fill(self, indices: Indices, images: Pixels, crops: ResizedCrops | None = None) -> Broken:
         """Read images, as Split.fill."""
-        return self._decoding.fill(self.ranges.select(indices), images)
+        return self._decoding.fill(self.ranges.select(indices), images, crops)
 
     def open_reader(self, workers: int | None, times: int = 1) -> _PictureReader:
         """Return a reader that decodes in `workers` processes."""
@@ -250,8 +273,10 @@ class _PictureReader:
         self.pool = pool
         self.in_flight = 2 * CHUNK * max(1, len(pool.pids))  # every worker has its next chunk waiting
 
-    def start(self, indices: Indices, images: Pixels) -> list[Future[Broken]]:
-        return self.pool.submit(self._ranges.select(indices), images)
+    def start(
+        self, indices: Indices, images: Pixels, crops: ResizedCrops | None = None
+    ) -> list[Future[Broken]]:
+        return self.pool.submit(self._ranges.select(indices), images, crops)
 
     def close(self) -> None:
         self.pool.close()

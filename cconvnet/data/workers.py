@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import json
 import mmap
 import os
@@ -34,8 +35,9 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from cconvnet.data.byte_ranges import ByteRange
-from cconvnet.data.images import BrokenImage, Pixels, read_image
+from cconvnet.data.images import BrokenImage, Pixels, read_image, read_part
 from cconvnet.data.preprocessing import CURRENT, Preprocessing
+from cconvnet.data.resized_crops import ResizedCrops
 from cconvnet.errors import DataError
 from cconvnet.system.interpreter import python_command
 
@@ -64,23 +66,36 @@ class WorkerError(RuntimeError):
 
 @dataclass(frozen=True)
 class Decoding:
-    """The arguments of read_image for every file of a split."""
+    """The arguments of read_image and read_part for every file of a split."""
 
     size: int | None
     shape: tuple[int, int, int]
     decoder: str
     preprocessing: Preprocessing = CURRENT
 
-    def fill(self, pictures: Sequence[ByteRange], images: Pixels) -> Broken:
+    def fill(
+        self, pictures: Sequence[ByteRange], images: Pixels, crops: ResizedCrops | None = None
+    ) -> Broken:
         """Decode `pictures` into images[n,H,W,C]; the contents at a broken picture's place are undefined.
+
+        Args:
+            pictures: The pictures.
+            images: Where they are written.
+            crops: The part of each that is resized to the centre of its image, among zeros; None: all of it.
 
         Raises:
             DataError: A picture has another shape than the split. The text names the file.
         """
         broken = []
         for place, stored in enumerate(pictures):
+            image = images[place]
             try:
-                read_image(stored, self.size, self.shape, self.decoder, images[place], self.preprocessing)
+                if crops is None:
+                    read_image(stored, self.size, self.shape, self.decoder, image, self.preprocessing)
+                    continue
+                image[...] = 0
+                part = functools.partial(crops.box, place)
+                read_part(stored, part, self.decoder, crops.window(image), self.preprocessing)
             except BrokenImage as error:
                 broken.append((place, str(error)))
             except OSError as error:
@@ -161,24 +176,31 @@ class DecodePool:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def submit(self, pictures: Sequence[ByteRange], images: Pixels) -> list[Future[Broken]]:
+    def submit(
+        self, pictures: Sequence[ByteRange], images: Pixels, crops: ResizedCrops | None = None
+    ) -> list[Future[Broken]]:
         """Begin to decode `pictures` into images[n,H,W,C]; there is a future for every CHUNK.
 
         The result of a future is that of Decoding.fill, with places counted from the beginning of `pictures`.
         A future raises DataError or WorkerError.
         """
         return [
-            self._threads.submit(_fill, self._idle, start, pictures[start : start + CHUNK], images)
+            self._threads.submit(_fill, self._idle, start, pictures[start : start + CHUNK], images, crops)
             for start in range(0, len(pictures), CHUNK)
         ]
 
 
 def _fill(
-    idle: queue.SimpleQueue[_Worker | Decoding], start: int, pictures: Sequence[ByteRange], images: Pixels
+    idle: queue.SimpleQueue[_Worker | Decoding],
+    start: int,
+    pictures: Sequence[ByteRange],
+    images: Pixels,
+    crops: ResizedCrops | None,
 ) -> Broken:
     worker = idle.get()
     try:
-        broken = worker.fill(pictures, images[start : start + len(pictures)])
+        own = None if crops is None else crops.after(start)
+        broken = worker.fill(pictures, images[start : start + len(pictures)], own)
     finally:
         idle.put(worker)  # a dead one too: its next chunk reports that again
     return [(start + place, reason) for place, reason in broken]
@@ -208,11 +230,12 @@ class _Worker:
         finally:
             os.close(descriptor)
 
-    def fill(self, pictures: Sequence[ByteRange], images: Pixels) -> Broken:
+    def fill(self, pictures: Sequence[ByteRange], images: Pixels, crops: ResizedCrops | None) -> Broken:
         """Run Decoding.fill in the worker."""
         assert self.process.stdin is not None and self.process.stdout is not None
+        request = [list(pictures), None if crops is None else dataclasses.astuple(crops)]
         try:
-            self.process.stdin.write(json.dumps(list(pictures)).encode() + b"\n")
+            self.process.stdin.write(json.dumps(request).encode() + b"\n")
             self.process.stdin.flush()
             answer = self.process.stdout.readline()
         except BrokenPipeError:
@@ -294,8 +317,10 @@ def main(start: dict[str, Any]) -> None:
     for request in sys.stdin.buffer:
         answer: dict[str, object]
         try:
-            pictures = [ByteRange(*fields) for fields in json.loads(request)]
-            answer = {"broken": decoding.fill(pictures, images)}
+            ranges, drawn = json.loads(request)
+            pictures = [ByteRange(*fields) for fields in ranges]
+            crops = None if drawn is None else ResizedCrops(*drawn)
+            answer = {"broken": decoding.fill(pictures, images, crops)}
         except DataError as error:
             answer = {"data_error": str(error)}
         except Exception as error:

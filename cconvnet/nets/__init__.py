@@ -51,6 +51,7 @@ from cconvnet.nets.specs import (
 )
 from cconvnet.nets.table import NetTable
 from cconvnet.nets.values import (
+    AREA,
     CONSTANT,
     CURVES,
     NEURONS,
@@ -61,10 +62,12 @@ from cconvnet.nets.values import (
     Neuron,
     Pair,
     RateCurve,
+    as_area,
     gaussian,
 )
 
 __all__ = [
+    "AREA",
     "CONSTANT",
     "CURVES",
     "DATA",
@@ -105,6 +108,7 @@ __all__ = [
     "Value",
     "WeightedSpec",
     "add",
+    "as_area",
     "build",
     "chain",
     "compare",

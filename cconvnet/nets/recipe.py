@@ -12,11 +12,13 @@ from cconvnet.errors import nearest
 from cconvnet.nets.specs import CostSpec, LayerSpec
 from cconvnet.nets.table import NetTable, table_of
 from cconvnet.nets.values import (
+    AREA,
     CONSTANT,
     NO_DISTORTION,
     Distortion,
     Pair,
     RateCurve,
+    as_area,
     as_pair,
     one_of,
     require,
@@ -110,6 +112,9 @@ class TrainRecipe:
         color_noise_shrinks: whether the noisy input is then divided by 1 + color_noise, as the original
             program did.
         distort: the distortion of training images, before the crop.
+        random_resized_crop: whether a part of each picture, of any area and proportions, is resized to the
+            input's size, instead of random crops.
+        area: the least and the largest part of a picture's area that is resized so.
     """
 
     batch: int
@@ -129,12 +134,15 @@ class TrainRecipe:
     color_noise_shrinks: bool = False
     distort: Distortion = NO_DISTORTION
     nesterov: bool = False
+    random_resized_crop: bool = False
+    area: tuple[float, float] = AREA
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "steps", tuple(self.steps))
         for name in ("batch", "epochs"):
             whole(name, getattr(self, name), 1)
         real("lr", self.lr, low=0)
+        object.__setattr__(self, "area", as_area("area", self.area))
         whole("pad", self.pad, 0, MAX_SIDE)
         real("warmup", self.warmup, low=0)
         real("warmup_from", self.warmup_from, low=0, high=1)

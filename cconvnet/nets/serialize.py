@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from cconvnet.errors import nearest
 from cconvnet.nets.recipe import InputSpec, LrStep, NetSpec, TrainRecipe
 from cconvnet.nets.specs import LAYER_TYPES, LayerSpec
-from cconvnet.nets.values import NO_DISTORTION, Distortion, Init, Neuron, RateCurve
+from cconvnet.nets.values import AREA, NO_DISTORTION, Distortion, Init, Neuron, RateCurve
 
 T = TypeVar("T")
 
@@ -27,6 +27,8 @@ _LATER: dict[str, Any] = {
     "deviation": None,
     "distort": dataclasses.asdict(NO_DISTORTION),
     "nesterov": False,
+    "random_resized_crop": False,
+    "area": AREA,
 }
 
 

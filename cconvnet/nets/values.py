@@ -173,3 +173,17 @@ class Distortion:
 
 
 NO_DISTORTION = Distortion()
+
+# The parts of a picture's area that random-resized crops cover, as in Szegedy et al. 2015, section 6.
+AREA = 0.08, 1.0
+
+
+def as_area(name: str, value: Any) -> tuple[float, float]:
+    """Return the least and the largest part of a picture's area.
+
+    Raises:
+        TypeError, ValueError: They are not two numbers above 0 and up to 1, in this order.
+    """
+    require(isinstance(value, list | tuple) and len(value) == 2, f"{name} must be two numbers, not {value!r}")
+    low = real(name, value[0], above=0, high=1)
+    return low, real(name, value[1], low=low, high=1)

@@ -20,18 +20,22 @@ _GAP = 4  # pixels
 _BACKGROUND = 128  # grey: photographs often end in white
 _SMALLEST_CELL = 96  # pixels; smaller pictures are enlarged
 
+Indices = npt.NDArray[np.int64]
 Pixels = npt.NDArray[np.uint8]
 
 
-def augmented(images: Pixels, spec: NetSpec, epochs: int, seed: int = 0, colors: Any = None) -> list[Pixels]:
-    """Augment stored images as training would.
+def augmented(
+    split: data.Split, numbers: Indices, spec: NetSpec, epochs: int, seed: int = 0, colors: Any = None
+) -> list[Pixels]:
+    """Augment images as training would.
 
     The loader distorts images and chooses crops and mirror images, and the input kernel applies these. The
     mean image is not subtracted: it would have to be added back for viewing. Values are rounded and clipped
     to 0..255.
 
     Args:
-        images: uint8[n,H,W,C].
+        split: The training images.
+        numbers: Those of the images to augment, which must be readable.
         spec: The network, whose recipe says what is augmented.
         epochs: The number of epochs.
         seed: The random seed.
@@ -41,18 +45,21 @@ def augmented(images: Pixels, spec: NetSpec, epochs: int, seed: int = 0, colors:
         An array uint8[n,h,w,C] for each epoch.
     """
     recipe, size = spec.recipe, (spec.input.height, spec.input.width)
-    split = data.MemorySplit("train", images, np.zeros(len(images), np.int32))
+    resized = recipe.random_resized_crop
     seen = []
     with data.Loader(
         split,
-        len(images),
+        len(numbers),
         seed,
         crop=size,
-        random_crop=recipe.crop or recipe.pad > 0,
-        pad=recipe.pad,
+        random_crop=not resized and (recipe.crop or recipe.pad > 0),
+        pad=0 if resized else recipe.pad,
         mirror=recipe.mirror,
+        area=recipe.area if resized else None,
         distortion=recipe.distort,
         shuffle=False,
+        workers=0,
+        numbers=numbers,
     ) as loader:
         for epoch in range(epochs):
             (batch,) = loader.epoch(epoch)
@@ -88,13 +95,12 @@ def contact_sheet(rows: list[list[Pixels]]) -> Pixels:
     return sheet
 
 
-def _good(split: data.Split, number: int) -> Pixels:
-    """Return an image of a split, or the next one that is readable."""
+def _good(split: data.Split, number: int) -> tuple[int, Pixels]:
+    """Return an image of a split and its number, or the next one that is readable."""
     while True:  # ends, because every split has a readable image
         images, _ = split.read([number])
         if len(images):
-            image: Pixels = images[0]
-            return image
+            return number, images[0]
         number = (number + 1) % len(split)
 
 
@@ -145,19 +151,20 @@ def write_sheet(
     colors = None
     if recipe.color_noise:
         colors = gather(source, mean=False, colors=True, workers=workers, say=say).colors
-    stored = np.stack(
-        [_good(source.train, number) for number in (np.arange(images) * count // images).tolist()]
-    )
-    seen = augmented(stored, spec, epochs, seed, colors)
-    rows = [[image, *(shown[index] for shown in seen)] for index, image in enumerate(stored)]
+    found = [_good(source.train, number) for number in (np.arange(images) * count // images).tolist()]
+    numbers = np.array([number for number, _ in found])
+    seen = augmented(source.train, numbers, spec, epochs, seed, colors)
+    rows = [[image, *(shown[index] for shown in seen)] for index, (_, image) in enumerate(found)]
     sheet = contact_sheet(rows)
     save_picture(Image.fromarray(sheet[:, :, 0] if sheet.shape[2] == 1 else sheet), out)
     size = f"{spec.input.height}x{spec.input.width} of {spec.stored[0]}x{spec.stored[1]}"
     size += f" padded by {recipe.pad}" if recipe.pad else ""
+    kind = "random crops" if recipe.crop or recipe.pad else "centre crops"
+    if recipe.random_resized_crop:
+        kind = "random-resized crops ({:g} to {:g} of the area)".format(*recipe.area)
     noise = f"colour noise {recipe.color_noise:g}" if recipe.color_noise else "no colour noise"
-    place = "random" if recipe.crop or recipe.pad else "centre"
     say(
-        f"{len(rows)} images, {epochs} epochs: {place} crops of {size}, "
+        f"{len(rows)} images, {epochs} epochs: {kind} of {size}, "
         f"{'mirror images' if recipe.mirror else 'no mirror images'}, {noise}, "
         f"distortion: {value_text(recipe.distort)}"
     )

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from cconvnet.errors import CheckpointError
-from cconvnet.nets import CONSTANT, NO_DISTORTION
+from cconvnet.nets import AREA, CONSTANT, NO_DISTORTION
 from cconvnet.runs import checkpoint
 from cconvnet.runs.checkpoint import Checkpoint, Folder
 
@@ -22,6 +22,7 @@ _OLDER: dict[str, Any] = {
     "distort": dataclasses.asdict(NO_DISTORTION),
     **{"warmup": 0.0, "warmup_from": 0.1, "pad": 0},
     **{"weight_decay": None, "label_smoothing": None, "nesterov": False},
+    **{"random_resized_crop": False, "area": list(AREA)},
 }
 MACHINE = ("commit", "module", "chip", "cores", "host", "system")
 

@@ -16,7 +16,7 @@ from typing import Any, cast
 from cconvnet import checks
 from cconvnet.checks import MAX_FLOAT32, MAX_INT32
 from cconvnet.errors import nearest
-from cconvnet.nets import CONSTANT, NO_DISTORTION, Distortion, LrStep, RateCurve
+from cconvnet.nets import CONSTANT, NO_DISTORTION, Distortion, LrStep, RateCurve, as_area
 
 _DEVICE = re.compile(r"[0-9]{1,9}|[a-z]+(?::[0-9]{1,9})?")
 _TENTH = 0.1  # the factor of an epoch that --lr-steps names
@@ -149,6 +149,18 @@ def _curve_of_text(given: Any) -> RateCurve:
         "linear:END, exp:END or epochs:FACTOR:END with END the last rate's part of the first and FACTOR "
         f"what each epoch multiplies, not {given!r}"
     )
+
+
+def parse_area(given: Any) -> tuple[float, float]:
+    """Read the least and the largest part of an area from a text such as "0.08,1", or from a list.
+
+    Raises:
+        ValueError: It has another form.
+    """
+    parts = [_number(part) for part in _parts(given)]
+    if len(parts) != 2 or any(map(math.isnan, parts)):
+        raise ValueError(f"--area must be like 0.08,1, not {given!r}")
+    return as_area("--area", parts)
 
 
 def parse_distort(given: Any) -> Distortion:

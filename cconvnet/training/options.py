@@ -28,6 +28,7 @@ from cconvnet.training.option_values import (
     Real,
     RealOfEach,
     Whole,
+    parse_area,
     parse_device_names,
     parse_distort,
     parse_freeze,
@@ -47,6 +48,7 @@ __all__ = [
     "Range",
     "Real",
     "Whole",
+    "parse_area",
     "parse_device_names",
     "parse_distort",
     "parse_freeze",
@@ -162,6 +164,23 @@ class Options:
         flag="--random-crop/--no-random-crop",
         setting="crop",
         recipe="crop",
+        on_resume="take",
+    )
+    random_resized_crop: bool | None = _option(
+        IMAGES,
+        "Train on a part of each picture, of any area, proportions and place, resized to the network's "
+        "input; tests read the centre. If not given: as the network's recipe, and with --area.",
+        flag="--random-resized-crop/--no-random-resized-crop",
+        recipe="random_resized_crop",
+        on_resume="take",
+    )
+    area: tuple[float, float] | None = _option(
+        IMAGES,
+        "Least and largest part of a picture's area that random-resized crops cover; the network's own, else "
+        "0.08,1, if not given.",
+        "LEAST,LARGEST",
+        parse=parse_area,
+        recipe="area",
         on_resume="take",
     )
     pad: int | None = _option(
@@ -392,6 +411,10 @@ class Options:
                 option.range.check(option.name, value)
         if self.pad and self.random_crop is False:
             raise ValueError("--pad is for random crops; leave out --no-random-crop")
+        if self._resizes_crops and (self.random_crop or self.pad):
+            raise ValueError(
+                "--random-resized-crop takes the place of random crops; leave out --random-crop and --pad"
+            )
         self.lr_factors()
 
     @property
@@ -429,15 +452,26 @@ class Options:
                 values[option.setting] = value
         if values["pad"] and self.random_crop is None:
             values["crop"] = True
+        if values["random_resized_crop"]:
+            values["crop"] = False
         if not values["crop"]:
             values["pad"] = 0
         return values
+
+    @property
+    def _resizes_crops(self) -> bool:
+        """True if the options ask for random-resized crops."""
+        return self.random_resized_crop or (self.random_resized_crop is None and self.area is not None)
 
     def _implied(self, name: str) -> Any:
         """Return the value of an option that was given, or that others imply; None if neither is so."""
         value = getattr(self, name)
         if value is None and name == "random_crop" and self.pad:
             return True
+        if value is None and name == "random_resized_crop" and (self.random_crop or self.pad):
+            return False
+        if value is None and self._resizes_crops:
+            return {"random_resized_crop": True, "random_crop": False, "pad": 0}.get(name)
         if value is None and self.lr_schedule is not None and self.lr_schedule.kind != "constant":
             return {"lr_steps": (), "lr_plateau": 0}.get(name)
         return value

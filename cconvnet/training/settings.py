@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from cconvnet.data import Source
 from cconvnet.data.preprocessing import CURRENT, Preprocessing
 from cconvnet.evaluate import Tally
-from cconvnet.nets import CONSTANT, NO_DISTORTION, Distortion, LrStep, NetSpec, RateCurve, TrainRecipe
+from cconvnet.nets import AREA, CONSTANT, NO_DISTORTION, Distortion, LrStep, NetSpec, RateCurve, TrainRecipe
 from cconvnet.nets.transform import decayed, smoothed
 from cconvnet.runs.reading import RunError
 from cconvnet.training.options import DESCRIPTIONS, Options
@@ -55,6 +55,8 @@ class Settings:
         nesterov: True if the momentum is Nesterov's.
         pad: The pixels of zeros around images into which random crops may reach.
         distort: The distortion of training images.
+        random_resized_crop: True if parts of pictures are resized to the network's input.
+        area: The least and the largest part of a picture's area that is resized so.
         preprocessing: The rules by which image files are read.
         pictures: The fingerprints of the data that the run began with; see :mod:`cconvnet.data.fingerprint`.
     """
@@ -89,6 +91,8 @@ class Settings:
     nesterov: bool = False
     pad: int = 0
     distort: Distortion = NO_DISTORTION
+    random_resized_crop: bool = False
+    area: tuple[float, float] = AREA
     preprocessing: Preprocessing = CURRENT
     pictures: dict[str, str] = dataclasses.field(default_factory=dict)
 
@@ -117,10 +121,17 @@ class Settings:
         return _restored(
             cls,
             "settings",
-            {"preprocessing": None, "lr_schedule": dataclasses.asdict(CONSTANT), "distort": {}, **values},
+            {
+                "preprocessing": None,
+                "lr_schedule": dataclasses.asdict(CONSTANT),
+                "distort": {},
+                "area": AREA,
+                **values,
+            },
             lr_steps=lambda steps: tuple(LrStep(**step) for step in steps),
             lr_schedule=lambda curve: RateCurve(**curve),
             distort=lambda limits: Distortion(**limits),
+            area=tuple,
             preprocessing=Preprocessing.recorded,
         )
 

@@ -83,6 +83,8 @@ _CHANGES = {
     "label_smoothing": "label smoothing",
     "crop": "random crops",
     "pad": "padding of random crops",
+    "random_resized_crop": "random-resized crops",
+    "area": "area of random-resized crops",
     "mirror": "mirror images",
     "distort": "distortion",
 }

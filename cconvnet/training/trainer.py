@@ -250,6 +250,7 @@ class Trainer:
             random_crop=settings.crop,
             pad=settings.pad,
             mirror=settings.mirror,
+            area=settings.area if settings.random_resized_crop else None,
             distortion=settings.distort,
         )
 

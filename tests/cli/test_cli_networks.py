@@ -62,6 +62,16 @@ def test_augment_draws_a_sheet(tmp_path: Path) -> None:
     assert "--images must be at most 6" in refuse("augment", *arguments, "--images", 7)
 
 
+def test_augment_draws_random_resized_crops(tmp_path: Path) -> None:
+    root, sheet = pictures(tmp_path / "data", "train/cat", "train/dog", count=3), tmp_path / "sheet.png"
+    arguments = ("augment", "--net", "cifar-quick", "--data", root, "--out", sheet, "--images", 2)
+    shown = succeed(*arguments, "--random-resized-crop")
+    assert "random-resized crops (0.08 to 1 of the area) of 32x32 of 32x32, no mirror" in shown
+    assert "(0.25 to 0.5 of the area)" in succeed(*arguments, "--area", "0.25,0.5")
+    assert "--area must be at least 0.5" in refuse(*arguments, "--area", "0.5,0.25")
+    assert "leave out --random-crop and --pad" in refuse(*arguments, "--area", "0.5,1", "--pad", 2)
+
+
 def test_augment_draws_distorted_digits(tmp_path: Path) -> None:
     plain, distorted = tmp_path / "plain.png", tmp_path / "distorted.png"
     arguments = ("augment", "--net", "lenet", "--images", 2, "--epochs", 2, "--out")

@@ -351,7 +351,7 @@ def test_the_sheet_shows_what_training_would(tmp_path: Path) -> None:
     assert sheet.shape == (3 * cell[0] + 4, 6 * cell[1] + 4, 3)
     images, _ = noise.train.read([0, 20, 40])
     colors = gather(noise, mean=False, colors=True).colors
-    shown = augmentation.augmented(images, spec(recipe), 5, 0, colors)
+    shown = augmentation.augmented(noise.train, np.array([0, 20, 40]), spec(recipe), 5, 0, colors)
     different = set()
     for row in range(3):
         for column in range(6):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import io
 import itertools
 import json
@@ -236,6 +237,13 @@ def test_reference_is_what_pillow_shows() -> None:
         assert np.abs(found.astype(int) - expected).max() <= 2, name
 
 
+def seen_by_the_sheet(rows: list[Any], split: data.Split, numbers: Any, *more: Any) -> list[Any]:
+    """Note the images that a sheet would augment, and return them."""
+    images, _ = split.read(numbers)
+    rows.extend(images)
+    return [images]
+
+
 def test_every_command_sees_the_same_pixels(
     folder: Path,
     run: Path,
@@ -270,7 +278,7 @@ def test_every_command_sees_the_same_pixels(
         assert analysis.one_image(trained, file, None)[1].tobytes() == expected[file.name], "plot activations"
 
     rows: list[Pixels] = []
-    monkeypatch.setattr(augmentation, "augmented", lambda stored, *more: rows.extend(stored) or [stored])
+    monkeypatch.setattr(augmentation, "augmented", functools.partial(seen_by_the_sheet, rows))
     spec = nets.build("lenet", image_shape=source.image_shape, classes=2)
     augmentation.write_sheet(tmp_path / "sheet.png", source, spec, images=len(source.train), epochs=1)
     assert {row.tobytes() for row in rows} >= odd, "augment"
@@ -302,7 +310,7 @@ def test_a_sheet_of_broken_pictures_shows_the_next_good_ones(
         target.write_bytes(encoded(photo(SIDE, SIDE, seed=number), "PNG") if number else b"broken")
     source = data.open_source(tmp_path / "some", SIDE, cache_bytes=0)
     rows: list[Pixels] = []
-    monkeypatch.setattr(augmentation, "augmented", lambda stored, *more: rows.extend(stored) or [stored])
+    monkeypatch.setattr(augmentation, "augmented", functools.partial(seen_by_the_sheet, rows))
     spec = nets.build("lenet", image_shape=source.image_shape, classes=2)
     augmentation.write_sheet(tmp_path / "sheet.png", source, spec, images=1, epochs=1)
     assert np.array_equal(rows, source.train.read([1])[0])

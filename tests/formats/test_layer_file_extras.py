@@ -163,7 +163,7 @@ def test_every_field_of_a_recipe_is_kept(tmp_path: Path) -> None:
         spec.recipe, batch=3, epochs=2, steps=(LrStep(0.5, 0.25, ("conv1",), "bias"),), plateau=4, crop=True,
         mirror=True, color_noise=0.25, color_noise_epochs=1.5, color_noise_shrinks=True, pad=4, warmup=0.5,
         warmup_from=0.25, schedule=RateCurve("cosine", 100.0), distort=Distortion(rotation=5),
-        nesterov=True,
+        nesterov=True, random_resized_crop=True, area=(0.25, 0.5),
     )  # fmt: skip
     plain = TrainRecipe(batch=1, epochs=1, lr=0.5)
     same = [f.name for f in dataclasses.fields(plain) if getattr(whole, f.name) == getattr(plain, f.name)]

@@ -49,6 +49,17 @@ def test_a_recipe_s_distortion_survives_json() -> None:
         spec_from_dict(values)
 
 
+def test_a_recipe_s_resized_crops_survive_json() -> None:
+    x = cc.image(9, 9).fc(2)
+    recipe = TrainRecipe(8, 2, 0.1, random_resized_crop=True, area=(0.25, 0.5))
+    assert not {"area", "random_resized_crop"} & set(spec_to_dict(x.softmax())["recipe"])
+    values = json.loads(json.dumps(spec_to_dict(x.softmax("resized", recipe))))
+    assert spec_from_dict(values).recipe == recipe
+    values["recipe"]["area"] = [0.5, 0.25]
+    with pytest.raises(ValueError, match=r"area must be at least 0\.5"):
+        spec_from_dict(values)
+
+
 def test_equal_padding_on_both_sides_is_one_number() -> None:
     assert cc.image(9, 9).conv(2, 3, pad=((1, 1), (2, 2))).fc(2).softmax().layers[0].padding == (1, 2)  # type: ignore[attr-defined]
 

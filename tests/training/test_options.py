@@ -10,10 +10,10 @@ from typing import get_args, get_origin, get_type_hints
 import pytest
 
 from cconvnet.cli.train import train as command
-from cconvnet.nets import CONSTANT, NO_DISTORTION, Distortion, LrStep
+from cconvnet.nets import AREA, CONSTANT, NO_DISTORTION, Distortion, LrStep
 from cconvnet.nets.recipe import TrainRecipe
 from cconvnet.training.option_values import plain
-from cconvnet.training.options import DESCRIPTIONS, Options, parse_distort, parse_lr_schedule
+from cconvnet.training.options import DESCRIPTIONS, Options, parse_area, parse_distort, parse_lr_schedule
 from cconvnet.training.settings import Settings
 
 KEPT = [name for name, option in DESCRIPTIONS.items() if option.on_resume is not None]
@@ -123,6 +123,40 @@ def test_options_imply_others() -> None:
     assert Options().settings(TrainRecipe(batch=7, epochs=3, lr=0.2, pad=2))["crop"]
     with pytest.raises(ValueError, match="--pad is for random crops; leave out --no-random-crop"):
         Options(pad=4, random_crop=False).check()
+
+
+def test_random_resized_crops_take_the_place_of_random_crops() -> None:
+    names = ("random_resized_crop", "area", "crop", "pad")
+    recipe = TrainRecipe(batch=7, epochs=3, lr=0.2, crop=True, pad=2)
+    resized = dataclasses.replace(recipe, random_resized_crop=True, area=(0.3, 0.9))
+
+    def chosen(recipe: TrainRecipe, **given: object) -> list[object]:
+        options = Options(**given)
+        options.check()
+        values = options.settings(recipe)
+        assert values.items() >= options.given("take").items()
+        return [values[name] for name in names]
+
+    assert chosen(recipe) == [False, AREA, True, 2]
+    assert chosen(recipe, random_resized_crop=True) == [True, AREA, False, 0]
+    assert chosen(recipe, area=(0.5, 1.0)) == [True, (0.5, 1.0), False, 0]
+    assert chosen(resized) == [True, (0.3, 0.9), False, 0]
+    assert chosen(resized, random_crop=True) == [False, (0.3, 0.9), True, 2]
+    assert chosen(resized, random_resized_crop=False) == [False, (0.3, 0.9), True, 2]
+    for given in ({"random_resized_crop": True, "pad": 1}, {"area": AREA, "random_crop": True}):
+        with pytest.raises(ValueError, match="--random-resized-crop takes the place of random crops; leave"):
+            chosen(recipe, **given)
+    assert chosen(recipe, random_resized_crop=False, area=(0.5, 1.0)) == [False, (0.5, 1.0), True, 2]
+
+
+def test_areas_are_read_as_they_are_written() -> None:
+    assert parse_area("0.08, 1") == parse_area([0.08, 1]) == parse_area(plain(AREA)) == AREA
+    for wrong in ("0.5", "a,b", "0.1,0.2,0.3", "", [0.5]):
+        with pytest.raises(ValueError, match=r"--area must be like 0\.08,1, not"):
+            parse_area(wrong)
+    for wrong in ("0,1", "0.5,0.25", "0.5,1.5", "-1,1"):
+        with pytest.raises(ValueError, match="--area must be"):
+            parse_area(wrong)
 
 
 def test_options_that_were_given_are_told_from_those_that_were_not() -> None:

@@ -16,7 +16,9 @@ from cconvnet.nets import CONSTANT, Distortion
 from cconvnet.runs import checkpoint
 from cconvnet.runs.checkpoint import Folder
 from cconvnet.runs.reading import settings_of
-from cconvnet.training.options import parse_lr_schedule
+from cconvnet.training.option_files import read
+from cconvnet.training.options import Options, parse_lr_schedule
+from cconvnet.training.session import train
 from cconvnet.training.settings import Settings
 
 COSINE = parse_lr_schedule("cosine:0.01")
@@ -81,11 +83,25 @@ def test_settings_of_an_older_version_are_read(tmp_path: Path) -> None:
     settings = json.loads((tmp_path / "run" / "config.json").read_text())["settings"]
     now = Settings.from_dict(settings)
     later = ("lr_schedule", "warmup", "warmup_from", "weight_decay", "label_smoothing", "nesterov")
-    for name in (*later, "pad", "distort"):
+    for name in (*later, "pad", "distort", "random_resized_crop", "area"):
         del settings[name]
     assert Settings.from_dict(settings) == now
     assert settings_of({"settings": settings}) == runs.read_config(tmp_path / "run")["settings"]
     assert (now.lr_schedule, now.warmup, now.weight_decay, now.pad) == (CONSTANT, 0.0, None, 0)
+
+
+def test_a_run_with_random_resized_crops_goes_on_within_an_epoch(tmp_path: Path) -> None:
+    whole, parts, again = (tmp_path / name for name in ("whole", "parts", "again"))
+    recipe: dict[str, Any] = {"area": (0.25, 1.0), "mirror": True, "steps": 60}
+    run_training(out=whole, **recipe)
+    run_training(out=parts, **recipe | {"steps": 31})
+    resume(parts, steps=60)
+    assert_same_run(whole, parts)
+    settings = runs.read_config(whole)["settings"]
+    assert (settings["random_resized_crop"], settings["area"]) == (True, [0.25, 1.0])
+    assert not settings["crop"]
+    train(Options(**read(whole) | {"out": again, "steps": 60}), Listener())  # its run.toml
+    assert_same_run(whole, again)
 
 
 def test_weight_decay_and_momentum_are_those_of_the_updates(tmp_path: Path) -> None:
@@ -120,7 +136,15 @@ def test_padding_as_large_as_the_crop_is_refused_before_there_is_a_run(tmp_path:
 
 
 @pytest.mark.parametrize(
-    "changes", [{"mirror": True}, {"pad": 1}, {"warmup": 0.5}, {"nesterov": True}, {"label_smoothing": 0.2}]
+    "changes",
+    [
+        {"mirror": True},
+        {"pad": 1},
+        {"warmup": 0.5},
+        {"nesterov": True},
+        {"label_smoothing": 0.2},
+        {"random_resized_crop": True},
+    ],
 )
 def test_each_option_changes_the_course(changes: dict[str, Any], tmp_path: Path) -> None:
     run_training(out=tmp_path / "plain", steps=3)

@@ -14,6 +14,7 @@ from cconvnet import data
 from cconvnet._problem import InputProblem
 from cconvnet.bench.peers.feeding import open_streamed, timed, times_over
 from cconvnet.data.images import Pixels
+from cconvnet.data.resized_crops import ResizedCrops
 from cconvnet.data.splits import Indices, Reader, Split
 from cconvnet.data.workers import CHUNK, Broken
 from cconvnet.devices import get_device
@@ -37,9 +38,9 @@ class Repeated(Split):
         """Count an image as unreadable."""
         self._split.skip(index % len(self._split), reason)
 
-    def fill(self, indices: Indices, images: Pixels) -> Broken:
+    def fill(self, indices: Indices, images: Pixels, crops: ResizedCrops | None = None) -> Broken:
         """Read images into an array."""
-        return self._split.fill(indices % len(self._split), images)
+        return self._split.fill(indices % len(self._split), images, crops)
 
     def open_reader(self, workers: int | None, times: int = 1) -> Reader:
         """Open a reader of the split, whose indices are taken modulo its length."""
@@ -52,8 +53,10 @@ class _RepeatedReader:
         self._reader, self._count = reader, count
         self.in_flight = reader.in_flight
 
-    def start(self, indices: Indices, images: Pixels) -> list[Future[Broken]]:
-        return self._reader.start(indices % self._count, images)
+    def start(
+        self, indices: Indices, images: Pixels, crops: ResizedCrops | None = None
+    ) -> list[Future[Broken]]:
+        return self._reader.start(indices % self._count, images, crops)
 
     def close(self) -> None:
         self._reader.close()

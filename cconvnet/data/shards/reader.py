@@ -13,6 +13,7 @@ from cconvnet.data.byte_ranges import ByteRanges, RawShapes
 from cconvnet.data.dataset import Dataset, Pictures
 from cconvnet.data.images import BrokenImage, Pixels, read_raw, resize_image
 from cconvnet.data.listing import beside
+from cconvnet.data.resized_crops import ResizedCrops
 from cconvnet.data.shards.format import (
     AGAIN,
     COLORS,
@@ -129,14 +130,14 @@ class RawSplit(StoredSplit):
         )
         self._raw = raw
 
-    def fill(self, indices: Indices, images: Pixels) -> Broken:
+    def fill(self, indices: Indices, images: Pixels, crops: ResizedCrops | None = None) -> Broken:
         """Read images, as Split.fill."""
         broken = []
         for place, (index, stored) in enumerate(
             zip(indices.tolist(), self.ranges.select(indices), strict=True)
         ):
             shape = int(self._raw.height[index]), int(self._raw.width[index]), self._raw.channels
-            fits = shape == self.image_shape
+            fits = shape == self.image_shape and crops is None
             pixels = images[place] if fits else np.empty(shape, np.uint8)
             try:
                 read_raw(stored, pixels)
@@ -145,7 +146,9 @@ class RawSplit(StoredSplit):
                 continue
             except OSError as error:
                 raise DataError(f"{stored.path} cannot be read: {error.strerror or error}") from error
-            if not fits:
+            if crops is not None:
+                crops.cut(pixels, place, images[place])
+            elif not fits:
                 images[place] = resize_image(pixels, self.image_shape[0])
         return broken
 
@@ -164,14 +167,17 @@ class _RawReader:
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="cconvnet-read")
         self.in_flight = 2 * CHUNK * threads
 
-    def start(self, indices: Indices, images: Pixels) -> list[Future[Broken]]:
+    def start(
+        self, indices: Indices, images: Pixels, crops: ResizedCrops | None = None
+    ) -> list[Future[Broken]]:
         return [
-            self._threads.submit(self._fill, first, indices[first : first + CHUNK], images)
+            self._threads.submit(self._fill, first, indices[first : first + CHUNK], images, crops)
             for first in range(0, len(indices), CHUNK)
         ]
 
-    def _fill(self, first: int, indices: Indices, images: Pixels) -> Broken:
-        broken = self._split.fill(indices, images[first : first + len(indices)])
+    def _fill(self, first: int, indices: Indices, images: Pixels, crops: ResizedCrops | None) -> Broken:
+        own = None if crops is None else crops.after(first)
+        broken = self._split.fill(indices, images[first : first + len(indices)], own)
         return [(first + place, reason) for place, reason in broken]
 
     def close(self) -> None:
