@@ -35,6 +35,7 @@ class Piece:
         working: what products read: `value` itself, or `value` rounded to bfloat16.
         view: the shape of the whole in which `index` selects this piece.
         index: this piece of the whole.
+        gradients: the sum of the gradients of earlier batches of the step; None where they are not summed.
     """
 
     parameter: Parameter
@@ -45,11 +46,26 @@ class Piece:
     working: Any
     view: tuple[int, ...]
     index: tuple[slice, ...]
+    gradients: Any = None
 
     @property
     def rounded(self) -> Any:
         """The working copy; None where it is the value itself."""
         return None if self.working is self.value else self.working
+
+    def add_gradient(self, first: bool) -> None:
+        """Add the gradient to the sum, or begin that with it."""
+        total = self.gradient if first else self.gradients
+        with self.device as device:
+            device.module.add(total, self.gradient, self.gradients, device.stream, beta=float(not first))
+
+    def average_gradient(self, count: int) -> None:
+        """Replace the gradient by the mean of it and the `count` that are summed."""
+        part = 1 / (count + 1)
+        with self.device as device:
+            device.module.add(
+                self.gradients, self.gradient, self.gradient, device.stream, alpha=part, beta=part
+            )
 
     def round(self) -> None:
         """Round the value into the working copy again, after it has changed."""

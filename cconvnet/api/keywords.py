@@ -64,6 +64,11 @@ class TrainingKeywords(TypedDict, total=False):
     batch: int | None
     """Images per step; the network's own if not given."""
 
+    accumulate: int | None
+    """Batches per step: the update is by the mean of their gradients, so that N times as many images fit
+    into memory; 1 if not given.
+    """
+
     epochs: int | None
     """Number of passes over the training images."""
 

@@ -47,6 +47,10 @@ class Batch:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def __getitem__(self, part: slice | Indices) -> Batch:
+        """Return a part of the batch; a slice gives views."""
+        return Batch(*(array[part] for array in vars(self).values()))
+
     @property
     def inputs(self) -> tuple[Pixels, Labels, Offsets, Offsets, npt.NDArray[np.uint8]]:
         """The arguments of :meth:`cconvnet.network.Network.load`, in their order."""
@@ -256,7 +260,7 @@ class Loader:
         if self._drop_last:
             return batch
         good = np.setdiff1d(np.arange(len(batch)), [place for place, _ in broken])
-        return Batch(*(array[good] for array in vars(batch).values()))
+        return batch[good]
 
     def _replace(self, batch: Batch, place: int, crops: ResizedCrops | None) -> None:
         """Put the next good image of the split, with its own label, in the place of a broken one."""

@@ -62,6 +62,16 @@ def find_bad(runner: Runner, backward: bool) -> Anomaly | None:
     return next((bad for check in checks for bad in check if bad is not None), None)
 
 
+def checked_accumulate(runner: Runner, step: int) -> Anomaly | None:
+    """Add a batch's gradients, unless a value is bad; see Network.checked_accumulate."""
+    runner.begin(True, step)
+    bad = find_bad(runner, backward=True)
+    if bad is None:
+        runner.add_gradients()
+        runner.summed += 1
+    return bad
+
+
 def checked_step(
     runner: Runner, step: int, lr: float | Mapping[str, float], momentum: float
 ) -> Anomaly | None:

@@ -54,6 +54,7 @@ class Plan:
         seed: int = 0,
         precision: str = "fp32",
         fuse: bool = True,
+        accumulates: bool = False,
     ) -> None:
         self._graph = Graph(
             spec,
@@ -63,6 +64,7 @@ class Plan:
             seed=seed,
             precision=precision,
             fuse=fuse,
+            accumulates=accumulates,
             memory=ShapesOnly(),
         )
         self.spec = spec

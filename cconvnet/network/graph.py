@@ -9,6 +9,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -47,6 +48,7 @@ class Graph:
         seed: of the first weights and of dropout.
         precision: of products and activations.
         fuse: whether layers are fused.
+        accumulates: whether gradients of several batches can be summed.
         memory: allocates the arrays.
 
     Attributes:
@@ -58,6 +60,7 @@ class Graph:
         labels: the labels that costs need; None: none do.
         targets: the shape of an image's target of each L2 cost, by its layer.
         losses: those of all costs, one after another; None on several devices and without costs.
+        summed_losses: the sum of those of earlier batches of the step; None where they are not summed.
         parameters: by name, "conv1.weight", "conv1.bias".
         forward: all layers behind the inputs and all copies, in the order of the forward pass.
         answering: those that the network's answer needs, which run outside of training.
@@ -80,6 +83,7 @@ class Graph:
         seed: int,
         precision: str,
         fuse: bool,
+        accumulates: bool,
         memory: Memory,
     ) -> None:
         whole("batch", batch, 1)
@@ -127,6 +131,8 @@ class Graph:
         # Backward is of use only where something before a layer, or the layer itself, learns.
         self.backward = [layer for layer in reversed(self._order) if layer.output.needs_gradient]
         self._allocate_shared(fuse)
+        self.accumulates = accumulates
+        self.summed_losses = self._allocate_sums() if accumulates else None
 
     @property
     def cost(self) -> CostLayer:
@@ -364,6 +370,13 @@ class Graph:
         before = dict(self.memory.bytes)
         allocate_workspaces(self._order, self.memory, element)
         self.workspace_bytes = _grown(before, self.memory)
+
+    def _allocate_sums(self) -> Any:
+        """Allocate the sums of gradients, and return those of losses."""
+        for parameter in self.parameters.values():
+            for piece in parameter.pieces:
+                piece.gradients = self.memory.allocate(piece.device, piece.value.shape)
+        return None if self.losses is None else self.memory.allocate(self.devices[0], self.losses.shape)
 
     def _fuse_gradients(self, readers: collections.Counter[int]) -> None:
         """Let backward passes compute the gradients of the ReLU and the bias of the layer before them."""

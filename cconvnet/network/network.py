@@ -40,6 +40,7 @@ class Network:
             may round what they multiply; or "bf16", with activations and working weights in bfloat16.
             Weights, momentum, sums, loss and statistics stay float32.
         fuse: whether layers are fused.
+        accumulates: whether gradients of several batches can be summed, which takes memory for the sums.
         needs: what memory must be free before any is allocated: for "training", for the "forward" pass alone,
             or for a "run" with its checkpoints; None: nothing is checked.
 
@@ -66,6 +67,7 @@ class Network:
         seed: int = 0,
         precision: str = "fp32",
         fuse: bool = True,
+        accumulates: bool = False,
         needs: str | None = "training",
     ) -> None:
         options: dict[str, Any] = {
@@ -75,6 +77,7 @@ class Network:
             "seed": seed,
             "precision": precision,
             "fuse": fuse,
+            "accumulates": accumulates,
         }
         if needs is not None:
             footprint.check(footprint.Plan(spec, **options), needs)
@@ -155,7 +158,8 @@ class Network:
     def train_step(self, step: int, lr: float | Mapping[str, float], momentum: float) -> None:
         """Run forward(train=True, step), backward() and update(lr, momentum), bit-identical to the three.
 
-        Gradients are not kept. If a loss is not finite, that of a head included, no parameter moves.
+        After :meth:`accumulate` the update is by the mean of all batches' gradients. Gradients are not kept.
+        If a loss is not finite, of an accumulated batch or of a head too, no parameter moves.
 
         On one GPU it returns when the work is enqueued and never waits for the GPU. From the second step on
         it needs two launches: that of the inputs, and that of the captured rest. On several devices it waits
@@ -167,6 +171,24 @@ class Network:
         self._require_cost()
         self._require_batch()
         self.runner.train_step(step, lr, momentum)
+
+    def accumulate(self, step: int) -> None:
+        """Run forward(train=True, step) and backward(), and add the gradients to those of the next update.
+
+        The update of the next train_step() or update() is by the mean of the gradients of all batches since
+        the last one. They are summed in the order of the batches.
+
+        Args:
+            step: selects the dropout masks; other than those of the other batches.
+
+        Raises:
+            ValueError: the network has no cost, or was made without ``accumulates=True``.
+        """
+        self._require_cost()
+        self._require_batch()
+        if not self.graph.accumulates:
+            raise ValueError("only a network made with accumulates=True sums gradients")
+        self.runner.accumulate(step)
 
     def forward(self, train: bool, step: int = 0) -> None:
         """Compute the activations of the loaded batch.
@@ -281,6 +303,11 @@ class Network:
         """
         self._require_batch()
         return anomaly.find_bad(self.runner, backward)
+
+    def checked_accumulate(self, step: int) -> Anomaly | None:
+        """Run accumulate(), bit-identical, and stop behind the first value that is not finite."""
+        self._require_batch()
+        return anomaly.checked_accumulate(self.runner, step)
 
     def checked_step(self, step: int, lr: float | Mapping[str, float], momentum: float) -> Anomaly | None:
         """Run train_step(), bit-identical, and stop behind the first value that is not finite.

@@ -18,7 +18,7 @@ from cconvnet import optim
 from cconvnet.devices import Device
 from cconvnet.layers import CostLayer, Layer
 from cconvnet.network.graph import Graph
-from cconvnet.optim import FusedUpdates, Parameter
+from cconvnet.optim import FusedUpdates, Parameter, Piece
 
 Array = np.ndarray[Any, Any]
 
@@ -96,6 +96,7 @@ class Runner:
         step: the number of its step.
         observer: called in place of every piece of work; None: nothing is. An observed step is not captured.
         captured: the captured steps; None means a step that has run once and is captured next.
+        summed: how many batches have their gradients summed for the next update.
     """
 
     def __init__(self, graph: Graph) -> None:
@@ -105,6 +106,8 @@ class Runner:
         self.step = 0
         self.observer: Observer | None = None
         self.captured: dict[Any, Callable[[], None] | None] = {}
+        self.summed = 0
+        self._finite = True  # on several devices: whether the losses of these batches are
 
     # -- the passes --
 
@@ -147,7 +150,9 @@ class Runner:
                 self.call(last, device, "update", updates.finish)
 
     def update(self, lr: float | Mapping[str, float], momentum: float) -> None:
-        """Move every parameter by its gradient."""
+        """Move every parameter by its gradient, or by the mean of it and those that are summed."""
+        self._average()
+        self.summed, self._finite = 0, True
         for piece, rate, kept in optim.moves(self.graph.parameters.values(), lr, momentum):
             self.call(piece.parameter, piece.device, "update", optim.update, piece, rate, kept)
 
@@ -183,43 +188,101 @@ class Runner:
         else:
             self.observer(owner, device, phase, work, *args)
 
+    # -- gradients of several batches --
+
+    def add_gradients(self) -> None:
+        """Add the gradients of the last backward pass, and the losses, to the sums."""
+        first = self.summed == 0
+        for piece in self._pieces:
+            self.call(piece.parameter, piece.device, "update", piece.add_gradient, first)
+        self._add_losses(first)
+
+    @property
+    def _pieces(self) -> list[Piece]:
+        return [piece for parameter in self.graph.parameters.values() for piece in parameter.pieces]
+
+    def _average(self) -> None:
+        """Replace the gradients by the means of them and those that are summed, if any are."""
+        if self.summed:
+            for piece in self._pieces:
+                self.call(piece.parameter, piece.device, "update", piece.average_gradient, self.summed)
+
+    def _add_losses(self, first: bool) -> None:
+        """Add the losses to their sum on one device, so that a bad one of any batch is seen."""
+        if (total := self.graph.summed_losses) is not None:
+            losses, cost = self.graph.losses, self.graph.cost
+            with cost.device as device:
+                add = functools.partial(device.module.add, beta=float(not first))
+                self.call(
+                    cost, device, "check", add, losses if first else total, losses, total, device.stream
+                )
+
+    def accumulate(self, step: int) -> None:
+        """Run the forward and the backward pass, and add the gradients; see Network.accumulate."""
+        self.begin(True, step)
+        self.forward_inputs()
+        if self.graph.updates is None:
+            self._accumulate()
+            self._finite &= self.result().finite
+        else:
+            self._replayed(("accumulate", self.count, self.summed == 0), self._accumulate)
+        self.summed += 1
+
+    def _accumulate(self) -> None:
+        self.forward(True)
+        self.backward()
+        self.add_gradients()
+
     # -- a whole step --
 
     def train_step(self, step: int, lr: float | Mapping[str, float], momentum: float) -> None:
         """Run all passes and the update; see Network.train_step."""
         self.begin(True, step)
         self.forward_inputs()
-        if self.graph.updates is None:
+        if (updates := self.graph.updates) is None:
             self._step_on_several(lr, momentum)
-        else:
-            self.graph.updates.set_rates(lr, momentum)
-            self._step_on_one(self.graph.updates)
+            return
+        updates.set_rates(lr, momentum)
+        # The captured work depends on what it does not read from the device: the number of images, the
+        # frozen parameters, those that move together, and the number of batches.
+        key = (self.count, updates.frozen, updates.joined, self.summed)
+        self._replayed(key, functools.partial(self._step_on_one, updates))
+        self.summed = 0
 
     def _step_on_several(self, lr: float | Mapping[str, float], momentum: float) -> None:
         """A step behind its inputs on several devices, which waits for the loss before the update."""
         self.forward(True)
         self.backward()
-        if self.result().finite:
+        if self.result().finite and self._finite:
             self.update(lr, momentum)
+        self.summed, self._finite = 0, True
 
     def _step_on_one(self, updates: FusedUpdates) -> None:
-        """A step behind its inputs on one device: run, captured the second time, then replayed."""
-
-        def work() -> None:
-            self.forward(True)
-            cost = self.graph.cost
-            with cost.device as device:
-                watch = device.module.watch_losses
-                self.call(cost, device, "check", watch, self.graph.losses, updates.halt, device.stream)
+        """A step behind its inputs on one device."""
+        self.forward(True)
+        cost, losses = self.graph.cost, self.graph.losses
+        if self.summed:
+            self._add_losses(False)
+            losses = self.graph.summed_losses
+        with cost.device as device:
+            watch = device.module.watch_losses
+            self.call(cost, device, "check", watch, losses, updates.halt, device.stream)
+        if not self.summed:
             self.backward(updates)
+            return
+        self.backward()
+        self._average()
+        with cost.device as device:
+            for piece in self._pieces:
+                self.call(piece.parameter, device, "update", updates.apply, piece)
+            self.call(cost, device, "update", updates.finish)
 
+    def _replayed(self, key: Any, work: Callable[[], None]) -> None:
+        """Do work on one device: run, captured the second time, then replayed."""
         # How many rows count, where some are ignored, is an argument of launches.
         if self.observer is not None or not all(cost.is_fixed for cost in self.graph.costs.values()):
             work()
             return
-        # The captured work depends on what it does not read from the device: the number of images, the
-        # frozen parameters and those that move together.
-        key = (self.count, updates.frozen, updates.joined)
         if key not in self.captured:
             self.captured[key] = None
             work()

@@ -22,7 +22,7 @@ _OLDER: dict[str, Any] = {
     "distort": dataclasses.asdict(NO_DISTORTION),
     **{"warmup": 0.0, "warmup_from": 0.1, "pad": 0},
     **{"weight_decay": None, "label_smoothing": None, "nesterov": False},
-    **{"random_resized_crop": False, "area": list(AREA)},
+    **{"random_resized_crop": False, "area": list(AREA), "accumulate": 1},
 }
 MACHINE = ("commit", "module", "chip", "cores", "host", "system")
 

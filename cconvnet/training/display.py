@@ -76,7 +76,7 @@ class Display:
 
     def _values(self) -> str:
         tally = self._progress.epoch_tally
-        speed = f"{self._settings.batch / (self._pace.step_seconds or math.inf):,.0f} images/s"
+        speed = f"{self._settings.step_images / (self._pace.step_seconds or math.inf):,.0f} images/s"
         if tally.count == 0:
             return speed
         return f"loss {tally.mean_loss:.4f}  error {percent(tally.error_top1)}  {speed}"

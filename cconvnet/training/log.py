@@ -132,6 +132,7 @@ def summary(
         "precision": settings.precision,
         "complete": progress.epoch >= settings.epochs,
         "batch": settings.batch,
+        "accumulate": settings.accumulate,
         "epochs": progress.epoch,
         "steps": progress.step,
         "seconds": round(progress.seconds, 3),

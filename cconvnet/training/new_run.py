@@ -97,17 +97,21 @@ def new_run(
 
 
 def _batch(options: Options, spec: NetSpec, source: data.Source, reporter: Reporter) -> int:
-    """Return the images of a step; a recipe's batch is lowered to the number of training images."""
-    images = len(source.train)
+    """Return the images of a batch; a recipe's is lowered if a step has more than the training images."""
+    accumulate = options.accumulate or 1
+    found, most = len(source.train), len(source.train) // accumulate
+    times = "" if accumulate == 1 else f" {accumulate:,} times"
+    if most < 1:
+        raise ValueError(f"--accumulate {accumulate:,} is more than the {found:,} training images")
     if options.batch is None:
-        if spec.recipe.batch <= images:
+        if spec.recipe.batch <= most:
             return spec.recipe.batch
         reporter.say(
-            f"batch: {images:,}, all training images, instead of {spec.name}'s {spec.recipe.batch:,}"
+            f"batch: {most:,}{times}, all training images, instead of {spec.name}'s {spec.recipe.batch:,}"
         )
-        return images
-    if options.batch > images:
+        return most
+    if options.batch > most:
         raise ValueError(
-            f"--batch {options.batch:,} is larger than the {images:,} training images of {source.name}"
+            f"--batch {options.batch:,}{times} is larger than the {found:,} training images of {source.name}"
         )
     return options.batch

@@ -225,6 +225,15 @@ class Options:
         recipe="batch",
         on_resume="refuse",
     )
+    accumulate: int | None = _option(
+        LENGTH,
+        "Batches per step: the update is by the mean of their gradients, so that N times as many images fit "
+        "into memory; 1 if not given.",
+        "N",
+        range=Whole(),
+        otherwise=1,
+        on_resume="refuse",
+    )
     epochs: int | None = _option(
         LENGTH,
         "Number of passes over the training images.",

@@ -119,6 +119,7 @@ def make_network(spec: NetSpec, settings: Settings, devices: list[Device], optio
         towers=settings.towers,
         seed=settings.seed,
         precision=settings.precision,
+        accumulates=settings.accumulate > 1,
         needs="run",
         fuse=not options.detect_anomaly,  # values within fused layers could not be checked
     )

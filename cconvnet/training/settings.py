@@ -32,7 +32,7 @@ class Settings:
         image_shape: Height, width and channels of the stored images.
         train_images: The number of training images.
         test_images: The number of test images.
-        batch: Images per step.
+        batch: Images per batch.
         epochs: The length of the run.
         towers: The number of parts of split layers; see :class:`cconvnet.network.Network`.
         seed: Of weights, order, crops and dropout.
@@ -57,6 +57,7 @@ class Settings:
         distort: The distortion of training images.
         random_resized_crop: True if parts of pictures are resized to the network's input.
         area: The least and the largest part of a picture's area that is resized so.
+        accumulate: Batches per step, whose gradients are averaged.
         preprocessing: The rules by which image files are read.
         pictures: The fingerprints of the data that the run began with; see :mod:`cconvnet.data.fingerprint`.
     """
@@ -93,6 +94,7 @@ class Settings:
     distort: Distortion = NO_DISTORTION
     random_resized_crop: bool = False
     area: tuple[float, float] = AREA
+    accumulate: int = 1
     preprocessing: Preprocessing = CURRENT
     pictures: dict[str, str] = dataclasses.field(default_factory=dict)
 
@@ -134,6 +136,11 @@ class Settings:
             area=tuple,
             preprocessing=Preprocessing.recorded,
         )
+
+    @property
+    def step_images(self) -> int:
+        """The number of images of a step."""
+        return self.batch * self.accumulate
 
     def recipe(self, own: TrainRecipe) -> TrainRecipe:
         """Return the recipe by which the run trains: the network's own, with the run's settings."""

@@ -21,14 +21,29 @@ _Noise = tuple[np.ndarray[Any, Any] | None, float]
 
 
 @dataclasses.dataclass
-class _Begun:
-    """A step that the devices were given, with all that it takes to do it again."""
+class _Part:
+    """A batch that the devices were given, with all that it takes to do it again.
 
-    step: int
-    epoch: int
+    Attributes:
+        number: Of all batches of the run; it selects the dropout masks.
+        batch: The images.
+        noise: The colour noise.
+        result: Returns the result, once it is there.
+    """
+
+    number: int
     batch: Batch
     noise: _Noise
     result: Callable[[], StepResult]
+
+
+@dataclasses.dataclass
+class _Begun:
+    """A step that the devices were given: its batches, whose gradients are averaged."""
+
+    step: int
+    epoch: int
+    parts: list[_Part]
 
 
 class Steps:
@@ -67,21 +82,40 @@ class Steps:
         Raises:
             TrainingStopped: A value is not finite.
         """
-        progress, network, momentum = self._progress, self._network, self._settings.momentum
-        noise = self._noise(len(batch))
-        network.load(*batch.inputs, *noise)
-        if detect_anomaly:
-            bad = network.checked_step(progress.step, rates, momentum)
-            if bad is not None:
-                found = self._failures.of_values(progress.epoch, bad)
-                raise TrainingStopped(f"stopped at step {progress.step} {found}")
-        else:
-            network.train_step(progress.step, rates, momentum)
-        begun = _Begun(progress.step, progress.epoch, batch, noise, network.result_later())
+        progress = self._progress
+        shifts, scale = self._noise(len(batch))
+        begun = _Begun(progress.step, progress.epoch, [])
+        size, count = self._settings.batch, self._settings.accumulate
+        for index in range(count):
+            here = slice(index * size, (index + 1) * size)
+            noise = (None if shifts is None else shifts[here]), scale
+            number = progress.step * count + index
+            self._run(number, batch[here], noise, rates if index == count - 1 else None, detect_anomaly)
+            begun.parts.append(_Part(number, batch[here], noise, self._network.result_later()))
         progress.step += 1
         progress.step_in_epoch += 1
         self.read_result()
         self._begun = begun
+
+    def _run(
+        self, number: int, batch: Batch, noise: _Noise, rates: Mapping[str, float] | None, checked: bool
+    ) -> None:
+        """Run the passes of a batch, and the update by all gradients of the step where rates are given."""
+        network, progress, momentum = self._network, self._progress, self._settings.momentum
+        network.load(*batch.inputs, *noise)
+        if not checked:
+            if rates is None:
+                network.accumulate(number)
+            else:
+                network.train_step(number, rates, momentum)
+            return
+        if rates is None:
+            bad = network.checked_accumulate(number)
+        else:
+            bad = network.checked_step(number, rates, momentum)
+        if bad is not None:
+            found = self._failures.of_values(progress.epoch, bad)
+            raise TrainingStopped(f"stopped at step {progress.step} {found}")
 
     def read_result(self) -> None:
         """Wait for the result of the last step, unless it was read, and count it.
@@ -93,18 +127,21 @@ class Steps:
         if begun is None:
             return
         self._begun = None
-        result = begun.result()
-        if not result.finite:
+        results = [part.result() for part in begun.parts]
+        for part, result in zip(begun.parts, results, strict=True):
+            if result.finite:
+                continue
             # The step moved no weight, so it can be done again.
-            network.load(*begun.batch.inputs, *begun.noise)
-            network.forward(train=True, step=begun.step)
+            network.load(*part.batch.inputs, *part.noise)
+            network.forward(train=True, step=part.number)
             found = self._failures.of_values(begun.epoch, network.find_bad())
             losses = {"the loss": result.loss}
             losses |= {f"the loss of {name}": loss for name, loss in result.head_losses.items()}
             what, loss = next(pair for pair in losses.items() if not math.isfinite(pair[1]))
             raise TrainingStopped(f"{what} is {loss} at step {begun.step} {found}")
-        progress.window.add(result)
-        progress.epoch_tally.add(result)
+        for result in results:
+            progress.window.add(result)
+            progress.epoch_tally.add(result)
 
     def _noise(self, count: int) -> _Noise:
         """Return the colour shifts of the next batch and its input's factor; None and 1 without noise."""
@@ -114,6 +151,6 @@ class Steps:
             return None, 1.0
         colors = self._statistics.colors
         assert colors is not None
-        first = progress.step_in_epoch * settings.batch
+        first = progress.step_in_epoch * settings.step_images
         shifts = color_shifts(colors, sigma, count, settings.seed, progress.epoch, first)
         return shifts, 1.0 / (1.0 + sigma) if settings.color_noise_shrinks else 1.0

@@ -100,7 +100,7 @@ class Trainer:
         self.diverged = False
         self.progress = progress = Progress()
         self.statistics = Statistics()
-        self.steps_per_epoch = per_epoch = len(source.train) // settings.batch
+        self.steps_per_epoch = per_epoch = len(source.train) // settings.step_images
         self.saver = Saver(network, run.checkpoints)
         self.failures = failures = Failures(run, network, settings.lr, self.saver.settle)
         self.log = Log(run, network, progress, per_epoch, failures)
@@ -246,6 +246,7 @@ class Trainer:
         return self._loader(
             self.source.train,
             options,
+            settings.step_images,
             seed=settings.seed,
             random_crop=settings.crop,
             pad=settings.pad,
@@ -256,13 +257,13 @@ class Trainer:
 
     def test_loader(self, options: Options) -> data.Loader:
         """Open the test images."""
-        return self._loader(self.source.test, options, shuffle=False, drop_last=False)
+        return self._loader(self.source.test, options, self.settings.batch, shuffle=False, drop_last=False)
 
-    def _loader(self, split: data.Split, options: Options, **kind: Any) -> data.Loader:
+    def _loader(self, split: data.Split, options: Options, batch: int, **kind: Any) -> data.Loader:
         image = self.network.spec.input
         return data.Loader(
             split,
-            batch=self.settings.batch,
+            batch=batch,
             crop=(image.height, image.width),
             workers=options.workers,
             allocate=self.network.devices[0].staging,

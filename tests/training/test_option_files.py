@@ -97,7 +97,7 @@ EVERYTHING: dict[str, Any] = {
     **{"lr_schedule": RateCurve("poly", None, power=2.0), "lr_steps": (LrStep(1, 0.5, ("conv1",)),)},
     **{"warmup": 0.5, "momentum": 0.8, "weight_decay": 0.01, "pad": 2, "mirror": True, "towers": 1},
     "distort": Distortion(rotation=10, scaling=5, translation=5, alpha=3, sigma=2),
-    **{"nesterov": True, "label_smoothing": 0.1},
+    **{"nesterov": True, "label_smoothing": 0.1, "accumulate": 2},
     **{"lr_scale": {"conv1": 0.5}, "freeze": ("conv2",), "place": {"fc2": "cpu:1"}, "epochs": 1},
 }
 

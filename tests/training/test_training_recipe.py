@@ -83,7 +83,7 @@ def test_settings_of_an_older_version_are_read(tmp_path: Path) -> None:
     settings = json.loads((tmp_path / "run" / "config.json").read_text())["settings"]
     now = Settings.from_dict(settings)
     later = ("lr_schedule", "warmup", "warmup_from", "weight_decay", "label_smoothing", "nesterov")
-    for name in (*later, "pad", "distort", "random_resized_crop", "area"):
+    for name in (*later, "pad", "distort", "random_resized_crop", "area", "accumulate"):
         del settings[name]
     assert Settings.from_dict(settings) == now
     assert settings_of({"settings": settings}) == runs.read_config(tmp_path / "run")["settings"]
