@@ -85,7 +85,8 @@ def _before_products(name: str) -> int:
 
 _WIDE = (
     r"^(elementwise|limit_rows)<[48]\b",
-    r"^column_sums<[48], ",
+    r"^column_(sums|pairs)<[48], ",
+    r"^batch_norm_rows<[48], ",
     r"^\w+<\w+:\d+, [48], ",
     r"^lrn_(across_\w+|maxpool_\w+)<\d, true, ",
     r"^lrn_(map|maxpool_ring)<",
@@ -127,6 +128,7 @@ PROMISES = (
             r"^elementwise<4, SplitReduce<\w+<bfloat16>": "four sums of floats become 8 bytes of bfloat16s",
             r"^lrn_map<Step:(0|2), ": "nvcc splits the stores of its walk",
             r"^column_sums<[48], Values<": "neighbouring lanes store one sum each",
+            r"^column_pairs<[48], ": "neighbouring lanes store one pair each",
             r"^column_sums<4, InputGradients<bfloat16, SplitSums<": "four floats become 8 bytes of bfloat16s",
         },
     ),

@@ -221,6 +221,13 @@ PYBIND11_MODULE(_problem, m) {
       .fields("count", &ContrastNormProblem::count)
       .fields("x_shape", image_shape<ContrastNormProblem>);
 
+  ProblemType<BatchNormProblem>(
+      m, "BatchNormProblem",
+      "Batch normalisation of the columns of x[rows,k], of which the first `counted` rows count.")
+      .made_by(&BatchNormProblem::make, "rows"_a, "k"_a, "counted"_a = 0, "eps"_a = 1e-5f)
+      .fields("rows", &BatchNormProblem::rows, "k", &BatchNormProblem::k, "counted",
+              &BatchNormProblem::counted, "eps", &BatchNormProblem::eps);
+
   ProblemType<DropoutProblem>(m, "DropoutProblem",
                               "Dropout of `count` elements, each kept with probability `keep`.")
       .made_by(&DropoutProblem::make, "count"_a, "keep"_a, "scale"_a = 1.0f, "seed"_a = 0,

@@ -207,6 +207,14 @@ class ContrastNormProblem:
     count: int
     x_shape: tuple[int, int, int, int]
 
+class BatchNormProblem:
+    """Batch normalisation of the columns of x[rows,k], of which the first `counted` rows count."""
+    def __init__(self, rows: int, k: int, counted: int = ..., eps: float = ...) -> None: ...
+    rows: int
+    k: int
+    counted: int
+    eps: float
+
 class DropoutProblem:
     """Dropout of `count` elements, each kept with probability `keep`."""
     def __init__(

@@ -9,8 +9,8 @@
 //   names. Arithmetic is always in float; a bfloat16 output is rounded once, when it is written.
 // - Work is enqueued on `stream`. The CPU and the emulator ignore it and return when the work is done.
 // - Outputs are written, never accumulated, and every element is written, except those of other channels where
-//   a problem says that an output is placed. An output may alias an input only
-//   where the operation is marked "in place".
+//   a problem says that an output is placed. An output may alias an input only where the operation is marked
+//   "in place".
 // - The result is bit-identical at every call of the same build (on the CPU, for the same number of threads).
 // - `workspace` points to at least the bytes that the matching *_workspace function returns. It may be null
 //   when that is 0, and contains nothing between calls.
@@ -202,6 +202,37 @@ void contrast_norm_forward(const ContrastNormProblem& problem, const T* x, T* y,
 template <class T>
 void contrast_norm_backward(const ContrastNormProblem& problem, const T* x, const T* dy, T* dx,
                             void* workspace, Stream stream);
+
+// ---- batch normalisation --------------------------------------------------------------------------------
+// Rows count as the problem says. Sums over them are made in a fixed order, which depends on `counted` alone.
+// batch_norm_statistics  mean[k] of x[rows,k] and variance[k] = the mean of (x - mean)^2; unbiased[k] is the sum
+//                        of these squares over max(1, counted - 1). Means and squares of parts are merged; the
+//                        difference of two mean values never cancels.
+// batch_norm_forward  y = gamma * (x - mean) / sqrt(variance + eps) + beta; then + shortcut, unless null; then
+//                     max(0, .) if `relu`; in place allowed (y = x or y = shortcut). All bits are those of the
+//                     separate operations (add, relu_forward): the sum is of values as T. y = 0 in rows that
+//                     do not count.
+// batch_norm_backward  The gradient g of the normalised values is y > 0 ? dy : 0, with the output y of the ReLU,
+//                      or dy if y is null. With n = counted and xhat = (x - mean) / sqrt(variance + eps):
+//                      dbeta = sum of g, dgamma = sum of g * xhat,
+//                      dx = gamma / sqrt(variance + eps) * (g - dbeta / n - xhat * dgamma / n), dshortcut = g.
+//                      dx and dshortcut are 0 in rows that do not count. Either may be null; one of them may
+//                      be dy. The mean and the variance must be those of x.
+// Source: Ioffe and Szegedy, "Batch normalization", 2015, algorithm 1. Of moments: Chan, Golub and LeVeque,
+// "Updating formulae and a pairwise algorithm for computing sample variances", 1979.
+size_t batch_norm_statistics_workspace(const BatchNormProblem& problem);
+template <class T>
+void batch_norm_statistics(const BatchNormProblem& problem, const T* x, float* mean, float* variance,
+                           float* unbiased, void* workspace, Stream stream);
+template <class T>
+void batch_norm_forward(const BatchNormProblem& problem, const T* x, const float* mean, const float* variance,
+                        const float* gamma, const float* beta, const T* shortcut, bool relu, T* y,
+                        Stream stream);
+size_t batch_norm_backward_workspace(const BatchNormProblem& problem);
+template <class T>
+void batch_norm_backward(const BatchNormProblem& problem, const T* x, const T* y, const T* dy,
+                         const float* mean, const float* variance, const float* gamma, T* dx, float* dgamma,
+                         float* dbeta, void* workspace, Stream stream, T* dshortcut);
 
 // ---- pooling --------------------------------------------------------------------------------------------
 // maxpool_forward   y = the largest value of the clipped window; NaN if the window contains one. Zeros of both

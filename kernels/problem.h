@@ -6,6 +6,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <string>
 
@@ -310,6 +311,27 @@ struct ContrastNormProblem {
   }
 
   int count() const { return n * h * w * c; }
+};
+
+// Batch normalisation of the columns of x[rows,k]: a row for each pixel, a column for each channel. The first
+// `counted` rows count, others belong to images that a short batch lacks.
+struct BatchNormProblem {
+  int rows, k;
+  int counted;
+  float eps;
+
+  // counted = 0 means all rows.
+  static BatchNormProblem make(int rows, int k, int counted, float eps) {
+    detail::at_least("rows", rows, 1);
+    detail::at_least("k", k, 1);
+    detail::at_least("counted", counted, 0);
+    detail::require(counted <= rows, "counted must be at most rows, " + std::to_string(rows));
+    detail::require(eps > 0 && std::isfinite(eps), "eps must be positive and finite");
+    detail::fits("the matrix", {rows, k});
+    return {rows, k, counted > 0 ? counted : rows, eps};
+  }
+
+  int count() const { return rows * k; }
 };
 
 // y = x * scale where a Philox draw keeps the element, else 0; an element is kept with probability `keep`.

@@ -31,8 +31,8 @@ TEST_FILES = {
     ],
     "more-tests": [
         (
-            "lrn lrn_maxpool pool softmax sgd bias dropout input_transform elementwise eltmul l2_cost "
-            "runtime selection",
+            "lrn lrn_maxpool pool softmax sgd bias batch_norm dropout input_transform elementwise eltmul "
+            "l2_cost runtime selection",
             50,
         )
     ],

@@ -46,16 +46,18 @@ def _function(operation: Operation) -> Callable[..., None]:
         update = values.pop("update", None)
         options = {name: values[name] for name in operation.keywords if name in values}
         written = [_target(name, values[name], problems[0] if problems else None) for name in outputs]
-        if (db := options.get("db")) is not None:
-            options["db"] = True
-            written.append(db)
+        for name in ("db", "dshortcut"):
+            if (asked := options.get(name)) is not None:
+                options[name] = True
+                written.append(asked)
         # Overflow and invalid values are the caller's to see in the results, as on every other device.
         with np.errstate(all="ignore"):
             results = compute(
                 *problems, *(_read(operation, name, values[name]) for name in inputs), **options
             )
             for target, value in zip(written, results if len(written) > 1 else [results], strict=True):
-                _write(target, value)
+                if target is not None:
+                    _write(target, value)
         if update is not None:
             sgd, v, w, w_bf16, rates, halt = update
             NumpyModule.sgd_update(sgd, values[outputs[0]], v, w, w_bf16=w_bf16, rates=rates, halt=halt)

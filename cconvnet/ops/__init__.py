@@ -45,6 +45,7 @@ checks of numbers, ``windows`` those of sliding filters. Every other module is a
 from __future__ import annotations
 
 from cconvnet.ops.arguments import Array, Padding, Pair
+from cconvnet.ops.batch_norm import batch_norm_backward, batch_norm_forward, batch_norm_statistics
 from cconvnet.ops.bias import bias_add, bias_grad, relu_bias_backward
 from cconvnet.ops.contrast_norm import contrast_norm_backward, contrast_norm_forward
 from cconvnet.ops.conv import conv_dgrad, conv_fprop, conv_wgrad
@@ -78,6 +79,9 @@ __all__ = [
     "add",
     "avgpool_backward",
     "avgpool_forward",
+    "batch_norm_backward",
+    "batch_norm_forward",
+    "batch_norm_statistics",
     "bias_add",
     "bias_grad",
     "contrast_norm_backward",

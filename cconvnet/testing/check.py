@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +32,7 @@ import numpy as np
 
 from cconvnet import bfloat16
 from cconvnet._problem import (
+    BatchNormProblem,
     BiasProblem,
     ContrastNormProblem,
     ConvProblem,
@@ -52,11 +53,13 @@ from cconvnet.devices import Device, get_device
 from cconvnet.operations import COUNTS, OPERATIONS, Operation, element_of, workspace_size
 from cconvnet.operations.operation import Shape
 from cconvnet.testing import compare, reference
+from cconvnet.testing.apart import Outputs, apart
 from cconvnet.testing.buffers import Buffer
 from cconvnet.testing.inputs import Array, make_inputs
 from cconvnet.testing.problems import with_precision
 
 __all__ = [
+    "BatchNormProblem",
     "BiasProblem",
     "ContrastNormProblem",
     "ConvProblem",
@@ -82,8 +85,6 @@ __all__ = [
     "run",
 ]
 
-Outputs = dict[str, Array]
-
 # Rows of selection tables that transform their inputs, with rounding.
 TRANSFORMING = ("winograd",)
 
@@ -95,8 +96,9 @@ def _outputs(operation: str, problem: Any, inputs: dict[str, Any]) -> dict[str, 
         shapes = {"v": shapes["dw"], "w": shapes["dw"]}
     if "w_bf16" in inputs:
         shapes["w_bf16"] = shapes["w"]
-    if "db" in inputs:
-        shapes["db"] = OPERATIONS[operation].arrays["db"].shape_for(problem)
+    for name in ("db", "dshortcut"):
+        if name in inputs:
+            shapes[name] = OPERATIONS[operation].arrays[name].shape_for(problem)
     return shapes
 
 
@@ -107,8 +109,8 @@ def _reference(operation: str, problem: Any, inputs: dict[str, Any]) -> list[Arr
     updated = {name: arguments.pop(name) for name in ("v", "w", "rates", "halt") if name in arguments and sgd}
     options = {
         name: arguments.pop(name)
-        for name in ("masked_by", "scale", "db")
-        if "db" in arguments and name in arguments
+        for name in ("masked_by", "scale", "db", "dshortcut")
+        if ("db" in arguments or name == "dshortcut") and name in arguments
     }
     results = getattr(reference, operation)(
         *OPERATIONS[operation].problems(problem), *arguments.values(), **options
@@ -402,75 +404,6 @@ def check(
 # ---- fused operations --------------------------------------------------------------------------------
 
 
-def _apart(operation: str, problem: Any, inputs: dict[str, Any], call: Callable[..., Outputs]) -> Outputs:
-    """Compute the outputs of a fused operation by the separate ones: ``call(operation, problem, inputs)``."""
-    given = dict(inputs)
-    match operation.split("_", 1):
-        case _, "fprop":
-            dropout, step, relu = given.pop("dropout", None), given.pop("step", None), given["relu"]
-            y = call(operation, problem, {**given, "relu": False})["y"]
-            if relu:
-                y = call("relu_forward", NeuronProblem(y.size), {"x": y.ravel()})["y"]
-            if dropout is not None:
-                y = call("dropout", dropout, {"x": y.ravel(), "step": step})["y"]
-            return {"y": y}
-        case _, "dgrad":
-            return _epilogue_apart(operation, problem, given, call)
-        case _, "wgrad":
-            sgd = given.pop("update")
-            dw = call(operation, problem, {name: given.pop(name) for name in ("x", "dy")})["dw"]
-            return call("sgd_update", sgd, {"g": dw, **given})
-    match operation:
-        case "maxpool_backward" | "avgpool_backward":
-            return _epilogue_apart(operation, problem, given, call)
-        case "sgd_update":
-            w_bf16 = given.pop("w_bf16")
-            updated = call(operation, problem, given)
-            if not given["halt"].any():
-                w_bf16 = call("to_bf16", NeuronProblem(w_bf16.size), {"x": updated["w"].ravel()})["y"]
-            return {**updated, "w_bf16": w_bf16}
-        case "relu_bias_backward":
-            dy = given["dy"].ravel()
-            dx = call("dropout", DropoutProblem(dy.size, 1.0, given["scale"]), {"x": dy})["y"]
-            dx = call("relu_backward", NeuronProblem(dy.size), {"y": given["y"].ravel(), "dy": dx})["dx"]
-            return {"dx": dx, **call("bias_grad", problem, {"dy": dx.reshape(problem.rows, problem.k)})}
-        case "lrn_maxpool_forward":
-            lrn, pool = problem
-            return call("maxpool_forward", pool, {"x": call("lrn_forward", lrn, given)["y"]})
-        case "lrn_maxpool_backward":
-            lrn, pool = problem
-            between = {"x": call("lrn_forward", lrn, {"x": given["x"]})["y"]}
-            dy = call("maxpool_backward", pool, {**between, "y": given["y"], "dy": given["dy"]})["dx"]
-            dx = call("lrn_backward", lrn, {"x": given["x"], "dy": dy})["dx"]
-            if given["relu"]:
-                flat = {"y": given["x"].ravel(), "dy": dx.ravel()}
-                dx = call("relu_backward", NeuronProblem(dx.size), flat)["dx"]
-            if "db" not in given:
-                return {"dx": dx}
-            pixels = BiasProblem(dx.size // pool.c, pool.c)
-            return {"dx": dx, **call("bias_grad", pixels, {"dy": dx.reshape(pixels.rows, pixels.k)})}
-        case "softmax_cross_entropy":
-            scale = given.pop("scale")
-            forward = call("softmax_cross_entropy_forward", problem, given)
-            backward = {"probabilities": forward["probabilities"], "labels": given["labels"], "scale": scale}
-            return forward | call("softmax_cross_entropy_backward", problem, backward)
-    raise ValueError(f"{operation} is not fused of others")
-
-
-def _epilogue_apart(
-    operation: str, problem: Any, given: dict[str, Any], call: Callable[..., Outputs]
-) -> Outputs:
-    """Compute dx by a pass without an epilogue, and apply the epilogue by other operations."""
-    options = {name: given.pop(name) for name in ("masked_by", "scale", "db") if name in given}
-    dx = call(operation, problem, given)["dx"]
-    pixels = BiasProblem(dx.size // dx.shape[-1], dx.shape[-1])
-    if "masked_by" in options:
-        y = options["masked_by"].reshape(pixels.rows, pixels.k)
-        inputs = {"y": y, "dy": dx, "scale": options["scale"]}
-        return call("relu_bias_backward", pixels, inputs)
-    return {"dx": dx, **call("bias_grad", pixels, {"dy": dx})}
-
-
 def check_fused(
     operation: str,
     problem: Any,
@@ -504,7 +437,7 @@ def check_fused(
         if operation == "lrn_maxpool_backward":
             # A maximum is recognised by its bits, so it must be this device's.
             inputs["y"] = call("lrn_maxpool_forward", problem, {"x": inputs["x"]})["y"]
-        wanted = _apart(operation, problem, inputs, call)
+        wanted = apart(operation, problem, inputs, call)
         for _ in _schedules(device, seed):
             actual = call(operation, problem, inputs)
             for name, value in wanted.items():

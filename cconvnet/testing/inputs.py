@@ -172,6 +172,34 @@ def _l2_cost_backward(case: Case, scale: float = 0.25) -> dict[str, Any]:
     return {"x": case("x"), "target": case("target"), "scale": scale}
 
 
+def _moments(case: Case, x: Array) -> tuple[Array, Array]:
+    """Return the mean and the variance of x, or numbers for which normalisation is exact."""
+    if not case.draw.exact:
+        mean, variance, _ = reference.batch_norm_statistics(case.problem, x)
+        return _rounded(mean), _rounded(variance)
+    variance = 4.0 ** case.draw.integers(-1, 2, case.shape("variance"), np.float32)
+    return case("mean"), _rounded(variance - case.problem.eps)
+
+
+def _batch_norm_forward(case: Case, shortcut: bool = False, relu: bool = False) -> dict[str, Any]:
+    x = case("x")
+    mean, variance = _moments(case, x)
+    return {
+        "x": x, "mean": mean, "variance": variance, "gamma": case("gamma"), "beta": case("beta"),
+        "shortcut": case("shortcut") if shortcut else None, "relu": relu,
+    }  # fmt: skip
+
+
+def _batch_norm_backward(case: Case, relu: bool = False, dshortcut: bool = False) -> dict[str, Any]:
+    """Draw inputs; the value of `dshortcut` only marks it as wanted."""
+    x = case("x")
+    mean, variance = _moments(case, x)
+    return {
+        "x": x, "y": case("y") if relu else None, "dy": case("dy"), "mean": mean, "variance": variance,
+        "gamma": case("gamma"), **({"dshortcut": True} if dshortcut else {}),
+    }  # fmt: skip
+
+
 def _bias_add(case: Case, relu: bool = False) -> dict[str, Any]:
     return {"x": case("x"), "bias": case("bias"), "relu": relu}
 
@@ -297,6 +325,8 @@ _OWN: dict[str, Callable[..., dict[str, Any]]] = {
     **dict.fromkeys(("conv_fprop", "local_fprop", "fc_fprop"), _fprop),
     **dict.fromkeys(("conv_dgrad", "local_dgrad", "fc_dgrad"), _dgrad),
     **dict.fromkeys(("conv_wgrad", "local_wgrad", "fc_wgrad"), _wgrad),
+    "batch_norm_forward": _batch_norm_forward,
+    "batch_norm_backward": _batch_norm_backward,
     "bias_add": _bias_add,
     "relu_bias_backward": _relu_bias_backward,
     "neuron_forward": _neuron_forward,

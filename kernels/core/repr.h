@@ -139,6 +139,12 @@ inline std::string repr(const ContrastNormProblem& problem) {
       .done();
 }
 
+inline std::string repr(const BatchNormProblem& problem) {
+  return Repr("BatchNormProblem")("rows", problem.rows)("k", problem.k)("counted", problem.counted)(
+             "eps", problem.eps)
+      .done();
+}
+
 inline std::string repr(const DropoutProblem& problem) {
   Repr text("DropoutProblem");
   text("count", problem.count)("keep", problem.keep)("scale", problem.scale)("seed", problem.seed)(

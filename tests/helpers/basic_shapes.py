@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from cconvnet._problem import (
+    BatchNormProblem,
     BiasProblem,
     DropoutProblem,
     FilterBlocksProblem,
@@ -35,6 +36,7 @@ _PROBLEMS: dict[str, list[Any]] = {
     "conv": [CONV["plain"], CONV["tail"], CONV["unequal_and_dilated"], CONV["rgb"]],
     "local": [LOCAL["plain"], LOCAL["tail"]],
     "fc": [FC["plain"], FC["tail"]],
+    "batch": [BatchNormProblem(64, 32), BatchNormProblem(7, 13, 5)],
     "bias": [BiasProblem(64, 32), BiasProblem(7, 13)],
     "neuron": [NeuronProblem(1024, "tanh", 1.5, 0.5), NeuronProblem(131, "abs")],
     "relu_bias_backward": [BiasProblem(64, 32), BiasProblem(7, 13)],

@@ -45,6 +45,16 @@ GOOD: dict[str, Callable[[], Arguments]] = {
     "fc_fprop": lambda: {"x": floats(3, 5), "w": floats(4, 5), "bias": floats(4)},
     "fc_dgrad": lambda: {"dy": floats(3, 4), "w": floats(4, 5)},
     "fc_wgrad": lambda: {"x": floats(3, 5), "dy": floats(3, 4)},
+    "batch_norm_statistics": lambda: {"x": floats(*X), "counted": 1},
+    "batch_norm_forward": lambda: {
+        # Nothing rounds, so that the two roundings to bfloat16 are one.
+        "x": floats(*X), "mean": floats(4), "variance": 0 * floats(4) + 3.75, "gamma": floats(4),
+        "beta": floats(4), "shortcut": -floats(*X), "relu": True, "eps": 0.25,
+    },
+    "batch_norm_backward": lambda: {
+        "x": floats(*X), "dy": floats(*X), "mean": floats(4), "variance": abs(floats(4)), "gamma": floats(4),
+        "y": -floats(*X), "eps": 0.25,
+    },
     "bias_add": lambda: {"x": floats(*X), "bias": floats(4), "relu": True},
     "bias_grad": lambda: {"dy": floats(*X)},
     "relu_bias_backward": lambda: {"y": floats(*X), "dy": floats(*X), "scale": 2.0},
@@ -105,7 +115,7 @@ GOOD |= {
 }
 
 # The position of `out` among several results.
-PLACE_OF_OUT = {"relu_bias_backward": 0, "softmax_cross_entropy": 3}
+PLACE_OF_OUT = {"batch_norm_backward": 0, "relu_bias_backward": 0, "softmax_cross_entropy": 3}
 
 # Arrays that are updated by the functions that return nothing.
 UPDATED = {"sgd_update": ("v", "w"), "limit_norm": ("w",)}

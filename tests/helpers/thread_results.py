@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from cconvnet._problem import (
+    BatchNormProblem,
     BiasProblem,
     ContrastNormProblem,
     ConvProblem,
@@ -66,6 +67,7 @@ _PROBLEMS: dict[str, list[Any]] = {
     ],
     "local": [LocalProblem(5, 12, 12, 8, 16, 3, 3), LocalProblem(70, 2, 2, 300, 12, 2, 2)],
     "fc": [FcProblem(33, 700, 1100), FcProblem(140, 1030, 10)],
+    "batch": [BatchNormProblem(5000, 67, 4967), BatchNormProblem(40_000, 3)],
     "bias": [BiasProblem(5000, 67)],
     "relu_bias_backward": [BiasProblem(5000, 67)],
     "neuron": [NeuronProblem(300_001, "tanh", 1.5, 0.5)],

@@ -93,8 +93,6 @@ CORRUPTIONS: dict[str, Callable[[Array], Any]] = {
     "on a device of an unknown kind": lambda a: Exporter(a, (10, 0)),
 }
 
-OPTIONAL = {"bias", "mean", "shift"}
-
 # A one-dimensional array in the other byte order needs two bytes an element, a list of one is a list.
 HARMLESS = {("of the other byte order", "mirror"), ("of the other byte order", "images")}
 
@@ -109,6 +107,8 @@ DETERMINED = {
     "fc_fprop": {"w": 1, "bias": 0},
     "fc_dgrad": {"dy": 1},
     "fc_wgrad": {"dy": 0},
+    "batch_norm_forward": {"mean": 0, "variance": 0, "gamma": 0, "beta": 0, "shortcut": 3},
+    "batch_norm_backward": {"dy": 3, "mean": 0, "variance": 0, "gamma": 0, "y": 3},
     "bias_add": {"bias": 0},
     "relu_bias_backward": {"dy": 3},
     "relu_backward": {"dy": 0},
@@ -143,7 +143,7 @@ def bad_arrays() -> list[Bad]:
     for function, good in GOOD.items():
         for position, name in enumerate(arrays_of(good())):
             for what, make in CORRUPTIONS.items():
-                optional = name in OPTIONAL and function != "bias_add"
+                optional = OPERATIONS[function].arrays[name].optional
                 harmless = (what, name) in HARMLESS or (what == "missing" and optional)
                 if not harmless:
                     cases.append(Bad(function, what, name, gone_wrong(name, make)))

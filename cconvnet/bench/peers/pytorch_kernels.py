@@ -321,6 +321,47 @@ class PyTorch(Side):
             y = self._normalised(problem, x)
         return lambda: {"dx": torch.autograd.grad(y, x, tensors["dy"], retain_graph=True)[0]}
 
+    def _batch_norm_statistics(self, problem: Any, tensors: Tensors) -> Callable[[], Tensors]:
+        x = tensors["x"][: problem.counted]
+
+        def compute() -> Tensors:
+            variance, mean = torch.var_mean(x.float(), 0, correction=0)
+            return {"mean": mean, "variance": variance}
+
+        return compute
+
+    def _batch_norm_forward(self, problem: Any, tensors: Tensors) -> Callable[[], Tensors]:
+        if problem.counted < problem.rows:
+            raise Refused("PyTorch's batch normalisation has no rows that do not count")
+        names = ("x", "mean", "variance", "gamma", "beta")
+        arguments = [tensors[name] for name in names]
+        shortcut, relu = tensors["shortcut"], tensors["relu"]
+
+        def compute() -> Tensors:
+            y = torch.nn.functional.batch_norm(*arguments, False, 0.0, problem.eps)
+            if shortcut is not None:
+                y += shortcut
+            return {"y": torch.relu_(y) if relu else y}
+
+        return compute
+
+    def _batch_norm_backward(self, problem: Any, tensors: Tensors) -> Callable[[], Tensors]:
+        if problem.counted < problem.rows:
+            raise Refused("PyTorch's batch normalisation has no rows that do not count")
+        x, y, dy, mean, variance, gamma = (
+            tensors[name] for name in ("x", "y", "dy", "mean", "variance", "gamma")
+        )
+        reciprocal = torch.rsqrt(variance + problem.eps)
+
+        def compute() -> Tensors:
+            gradient = dy if y is None else torch.ops.aten.threshold_backward(dy, y, 0)
+            dx, dgamma, dbeta = torch.ops.aten.native_batch_norm_backward(
+                gradient, x, gamma, None, None, mean, reciprocal, True, problem.eps, [True, True, True]
+            )
+            return {"dx": dx, "dgamma": dgamma, "dbeta": dbeta}
+
+        return compute
+
     def _lrn_maxpool(self, problem: Any, x: Any) -> Any:
         lrn, pool = problem
         return torch.max_pool2d(self._normalised(lrn, x), *self._pooling(pool), 1, self._ceil(pool))  # type: ignore[call-arg, arg-type]

@@ -17,6 +17,11 @@ module is a family of operations.
 from __future__ import annotations
 
 from cconvnet.testing.reference.base import Array, Taps, precision
+from cconvnet.testing.reference.batch_norm import (
+    batch_norm_backward,
+    batch_norm_forward,
+    batch_norm_statistics,
+)
 from cconvnet.testing.reference.bias import bias_add, bias_grad, relu_bias_backward
 from cconvnet.testing.reference.contrast_norm import contrast_norm_backward, contrast_norm_forward
 from cconvnet.testing.reference.conv import conv_dgrad, conv_fprop, conv_wgrad
@@ -53,6 +58,9 @@ __all__ = [
     "add",
     "avgpool_backward",
     "avgpool_forward",
+    "batch_norm_backward",
+    "batch_norm_forward",
+    "batch_norm_statistics",
     "bias_add",
     "bias_grad",
     "contrast_norm_backward",
