@@ -2,7 +2,8 @@
 
 A parameter is updated in one of two ways, to the same bits. Either all gradients are computed first and
 :func:`moves` lists the pieces that :func:`update` then changes. Or each layer updates its pieces as soon as
-it has their gradients, by :class:`FusedUpdates`. These move biases together at the end of a step.
+it has their gradients, by :class:`FusedUpdates`. These move biases and the like together at the end of a
+step.
 """
 
 from __future__ import annotations
@@ -97,7 +98,7 @@ class Parameter:
     Attributes:
         name: "conv1.weight", "conv1.bias"; with several inputs "conv3.weight.0".
         layer: the layer's name.
-        of: "weight" or "bias".
+        of: "weight" or "bias"; "mean" or "variance" of a running average.
         shape: of the whole.
         first: returns the whole's first value.
         fan_in: how many weights an output has.
@@ -108,6 +109,9 @@ class Parameter:
         norm_limit: the largest Euclidean norm of an output's weights, value[k]; 0: none.
         lr_curve: the fall of its rate over the run, a RateCurve of cconvnet.nets; None: it stays.
         contrast_limits: the least and the largest norm of an output's weights minus their mean; None: none.
+        average: the share of the gradient in the new value of a running average, which no rate moves; None:
+            it is none, but learns.
+        joins: whether one update may move it with others: a vector that no product reads.
         pieces: its parts, in the order of the devices.
     """
 
@@ -124,12 +128,24 @@ class Parameter:
     norm_limit: float = 0.0
     lr_curve: Any = None
     contrast_limits: tuple[float, float] | None = None
+    average: float | None = None
+    joins: bool = False
     pieces: list[Piece] = field(default_factory=list)
 
     @property
     def count(self) -> int:
         """The number of elements of the whole."""
         return math.prod(self.shape)
+
+    @property
+    def learns(self) -> bool:
+        """False of a running average."""
+        return self.average is None
+
+    @property
+    def decay(self) -> float:
+        """The weight decay of its updates. That of an average makes them average * (gradient - value)."""
+        return self.weight_decay if self.average is None else -1.0
 
     def add_piece(
         self,
@@ -194,6 +210,8 @@ def _problem(count: int, lr: float, momentum: float, weight_decay: float, nester
 
 def _rates(parameter: Parameter, lr: float | Mapping[str, float], momentum: float) -> tuple[float, float]:
     """The learning rate and the momentum of one parameter."""
+    if parameter.average is not None:
+        return -parameter.average, 0.0
     rate = parameter.rate_factor * real("lr", lr[parameter.name] if isinstance(lr, Mapping) else lr)
     return rate, real("momentum", momentum if parameter.momentum is None else parameter.momentum)
 
@@ -224,7 +242,7 @@ def update(piece: Piece, rate: float, momentum: float) -> None:
     parameter = piece.parameter
     with piece.device as device:
         device.module.sgd_update(
-            _problem(piece.value.size, rate, momentum, parameter.weight_decay, parameter.nesterov),
+            _problem(piece.value.size, rate, momentum, parameter.decay, parameter.nesterov),
             piece.gradient,
             piece.velocity,
             piece.value,
@@ -237,8 +255,8 @@ def update(piece: Piece, rate: float, momentum: float) -> None:
 _VECTOR = 4  # floats; kernels load as many at once where an array begins at a multiple of them
 
 
-class JoinedBiases:
-    """Biases that are neighbours in memory, so that one update can move them all.
+class JoinedVectors:
+    """Vectors that are neighbours in memory, so that one update can move them all.
 
     Attributes:
         parameters: whose they are, each with one piece.
@@ -278,13 +296,13 @@ class JoinedBiases:
 
 
 def _joinable(parameters: Iterable[Parameter]) -> list[list[Parameter]]:
-    """Return groups of two or more biases whose updates differ in nothing but their arrays."""
+    """Return groups of two or more vectors whose updates differ in nothing but their arrays."""
     groups: dict[Any, list[Parameter]] = {}
     for parameter in parameters:
-        if parameter.of != "bias" or len(parameter.pieces) != 1:
+        if not parameter.joins or len(parameter.pieces) != 1:
             continue
         key = (
-            *(parameter.rate_factor, parameter.weight_decay),
+            *(parameter.rate_factor, parameter.decay, parameter.average),
             *(parameter.momentum, parameter.nesterov, parameter.lr_curve),
         )
         groups.setdefault(key, []).append(parameter)
@@ -295,13 +313,13 @@ class FusedUpdates:
     """Updates on one device that layers do themselves as soon as they have a gradient.
 
     Rates live on the device so a captured graph reads the current ones. A non-zero `halt` leaves all
-    parameters unchanged. A bias alone is a launch for little work, so biases of equal rates are joined, and
+    parameters unchanged. A bias alone is a launch for little work, so vectors of equal rates are joined, and
     :meth:`finish` moves them.
 
     Attributes:
         halt: int32[1] on the device.
         frozen: the names of the parameters whose rate is 0.
-        groups: the biases that may move together.
+        groups: the vectors that may move together.
         joined: the names of those that do, by `finish`, since their rates are equal.
     """
 
@@ -312,7 +330,7 @@ class FusedUpdates:
         allocate: Callable[..., Any],
         release: Callable[..., None],
     ) -> None:
-        """Join biases.
+        """Join vectors.
 
         Args:
             parameters: all of the network, whose pieces are not yet used.
@@ -326,7 +344,7 @@ class FusedUpdates:
         self._device = device
         self._parameters = list(parameters)
         self.groups = [
-            JoinedBiases(group, device, allocate, release) for group in _joinable(self._parameters)
+            JoinedVectors(group, device, allocate, release) for group in _joinable(self._parameters)
         ]
         self._rates = allocate(device, (len(self._parameters), 2))
         self._rates_of = {
@@ -335,7 +353,7 @@ class FusedUpdates:
         self._last: Array | None = None
 
     def reset(self) -> None:
-        """Set the joined biases to 0, before the parameters are set to their first values."""
+        """Set the joined vectors to 0, before the parameters are set to their first values."""
         for group in self.groups:
             group.reset(self._device)
 
@@ -359,7 +377,7 @@ class FusedUpdates:
         parameter = piece.parameter
         if parameter.name in self.frozen:
             return None
-        problem = _problem(piece.value.size, 0.0, 0.0, parameter.weight_decay, parameter.nesterov)
+        problem = _problem(piece.value.size, 0.0, 0.0, parameter.decay, parameter.nesterov)
         rates = self._rates_of[parameter.name]
         return (problem, piece.velocity, piece.value, piece.rounded, rates, self.halt)
 
@@ -375,13 +393,13 @@ class FusedUpdates:
         piece.limit_norm()
 
     def finish(self) -> None:
-        """Update the joined biases, once all of them have their gradients."""
+        """Update the joined vectors, once all of them have their gradients."""
         for group in self.groups:
             first = group.parameters[0]
             if first.name not in self.joined or first.name in self.frozen:
                 continue
             self._device.module.sgd_update(
-                _problem(group.value.size, 0.0, 0.0, first.weight_decay, first.nesterov),
+                _problem(group.value.size, 0.0, 0.0, first.decay, first.nesterov),
                 group.gradient,
                 group.velocity,
                 group.value,

@@ -195,6 +195,7 @@ class Run:
         devices: str | Sequence[str] | None = None,
         batch: int | None = None,
         precision: str | None = None,
+        folded: bool = False,
         quiet: bool = False,
     ) -> Evaluation:
         """Compute loss and errors on test images, by class too.
@@ -207,6 +208,7 @@ class Run:
             devices: Where the network runs.
             batch: Images per batch; the run's if not given.
             precision: Of products; the run's if not given.
+            folded: Fold batch normalisations into the products before them.
             quiet: Show nothing.
 
         Returns:
@@ -225,6 +227,7 @@ class Run:
                 best=best,
                 views=views,
                 precision=precision,
+                folded=folded,
                 stepped=shown.counted("testing"),
             )
 
@@ -236,6 +239,7 @@ class Run:
         best: bool = False,
         devices: str | Sequence[str] | None = None,
         precision: str | None = None,
+        folded: bool = False,
     ) -> Prediction | Predictions:
         """Return the classes of images that the run has not seen.
 
@@ -249,6 +253,7 @@ class Run:
             best: Use the best checkpoint instead of the newest.
             devices: Where the network runs.
             precision: Of products; the run's if not given.
+            folded: Fold batch normalisations into the products before them.
 
         Returns:
             A Prediction for one image, Predictions for several.
@@ -259,7 +264,7 @@ class Run:
         with errors_in_python():
             check_views(views)
             names, given, single = named_images(images, self.settings["image_shape"][2])
-            trained = self._load(min(len(given), _BATCH), best, devices, precision)
+            trained = self._load(min(len(given), _BATCH), best, devices, precision, folded)
             found = predictions(trained, names, given, views)
         return found[0] if single else found
 
@@ -330,15 +335,25 @@ class Run:
         return data if isinstance(data, Arrays) else os.fspath(data)
 
     def _load(
-        self, batch: int, best: bool, devices: str | Sequence[str] | None, precision: str | None
+        self,
+        batch: int,
+        best: bool,
+        devices: str | Sequence[str] | None,
+        precision: str | None,
+        folded: bool,
     ) -> Trained:
         """Return the network; it stays in memory for further predictions of the same kind."""
         written = (self.path / "checkpoints").stat().st_mtime_ns
-        key = (batch, best, devices if devices is None else tuple(devices), precision, written)
+        key = (batch, best, devices if devices is None else tuple(devices), precision, folded, written)
         if self._trained is None or self._trained[0] != key:
             self._trained = None  # freed before the next one is made
             trained = load_trained(
-                self.source, devices=_names(devices), batch=batch, best=best, precision=precision
+                self.source,
+                devices=_names(devices),
+                batch=batch,
+                best=best,
+                precision=precision,
+                folded=folded,
             )
             self._trained = (key, trained)
         return self._trained[1]

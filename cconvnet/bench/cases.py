@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cconvnet._problem import (
+    BatchNormProblem,
     BiasProblem,
     DropoutProblem,
     L2CostProblem,
@@ -23,6 +24,7 @@ from cconvnet.formats.netfiles import AnyNet, chosen, resolve
 from cconvnet.layers import over_blocks
 from cconvnet.nets import (
     DATA,
+    BatchNormSpec,
     DropoutSpec,
     L2CostSpec,
     NetSpec,
@@ -34,7 +36,7 @@ from cconvnet.nets import (
 )
 from cconvnet.nets.shapes import shapes
 from cconvnet.operations import OPERATIONS
-from cconvnet.testing.networks import LISTED, WEIGHTED, Layer, layers, layers_of, of_spec
+from cconvnet.testing.networks import WEIGHTED, Layer, layers_of, of_spec
 from cconvnet.testing.problems import with_precision
 
 GEMMS = ("conv_fprop", "conv_dgrad", "conv_wgrad", "fc_fprop", "fc_dgrad", "fc_wgrad")
@@ -68,7 +70,7 @@ class Case:
         needed: The share of the problem's products that the layer needs. All others multiply zeros.
         trained: True for the form in which training computes the layer.
         same: Layers behind this one with the same operation on the same problem.
-        spec: The network; None: one of cconvnet.testing.networks.LISTED.
+        spec: The network.
     """
 
     network: str
@@ -149,8 +151,7 @@ def cases(net: Net, batch: int, precision: str = "fp32", blocks: bool = False) -
     selections of channels have no problem and no case.
 
     Args:
-        net: One of cconvnet.testing.networks.LISTED, a network, its name or file (see
-            cconvnet.formats.netfiles.resolve), or what `Case.key` contains.
+        net: A network, its name or file (see cconvnet.formats.netfiles.resolve), or what `Case.key` contains.
         batch: Images in a batch.
         precision: One of cconvnet.devices.PRECISIONS.
         blocks: Whether to add the first convolution over blocks of pixels, as a layer ``conv1_blocks``, where
@@ -162,9 +163,8 @@ def cases(net: Net, batch: int, precision: str = "fp32", blocks: bool = False) -
     whole("batch", batch, 1)
     found: dict[tuple[str, str], Case] = {}
     name, spec = resolved(net)
-    every = layers(name) if spec is None else layers_of(spec)
-    first_layers = [layer.name for layer in every.values() if layer.source == DATA]
-    for layer, operation, problem in _operations(name, spec, batch):
+    first_layers = [layer.name for layer in layers_of(spec).values() if layer.source == DATA]
+    for layer, operation, problem in _operations(spec, batch):
         problem = _in_precision(problem, precision)
         given = Case(name, batch, layer, operation, problem, precision, spec=spec)
         made = over_blocks(problem) if blocks and layer in first_layers else None
@@ -182,16 +182,12 @@ def cases(net: Net, batch: int, precision: str = "fp32", blocks: bool = False) -
     return list(found.values())
 
 
-def resolved(net: Net, size: int | None = None) -> tuple[str, NetSpec | None]:
-    """Return a network's name and its spec, which those that are only listed do not have.
+def resolved(net: Net, size: int | None = None) -> tuple[str, NetSpec]:
+    """Return a network's name and its spec.
 
     Raises:
         ValueError: There is no such network, or none for images of side `size`.
     """
-    if isinstance(net, str) and net in LISTED:
-        if size is not None:
-            raise ValueError(f"--size is not for {net}, which is measured layer by layer")
-        return net, None
     spec = spec_from_dict(dict(net)) if isinstance(net, Mapping) else resolve(net).build_sized(size)[0]
     return spec.name, spec
 
@@ -199,13 +195,11 @@ def resolved(net: Net, size: int | None = None) -> tuple[str, NetSpec | None]:
 def chosen_net(
     net: str | None, layer_def: Path | None, layer_params: Path | None, crop: int | None
 ) -> AnyNet:
-    """Return the network that command-line options choose, which may be a listed one; alexnet if none.
+    """Return the network that command-line options choose; alexnet if none.
 
     Raises:
         ValueError: The options do not go together, or there is no such network.
     """
-    if net in LISTED and layer_def is None and layer_params is None and crop is None:
-        return str(net)
     return chosen(net, layer_def, layer_params, crop) or resolve("alexnet")
 
 
@@ -213,32 +207,30 @@ def _in_precision(problem: Any, precision: str) -> Any:
     return with_precision(problem, precision) if hasattr(problem, "precision") else problem
 
 
-def _operations(name: str, spec: NetSpec | None, batch: int) -> Iterator[tuple[str, str, Any]]:
+def _operations(spec: NetSpec, batch: int) -> Iterator[tuple[str, str, Any]]:
     """Yield the layer, the operation and the problem of all operations of a step."""
-    walk = _Walk(batch)
-    if spec is None:
-        for layer in layers(name).values():
+    walk, found = _Walk(batch), shapes(spec)
+    for own in spec.layers:
+        count = batch * math.prod(found[own.name])
+        for layer in of_spec(own, [found[source] for source in own.inputs]):
             yield from walk.of(layer)
-        yield "loss", "softmax_cross_entropy", SoftmaxProblem(batch, walk.channels)
-    else:
-        found = shapes(spec)
-        for own in spec.layers:
-            count = batch * math.prod(found[own.name])
-            for layer in of_spec(own, [found[source] for source in own.inputs]):
-                yield from walk.of(layer)
-            if isinstance(own, DropoutSpec) and own.enabled:
-                # With the factor of PyTorch's dropout; the speed does not depend on it.
-                yield own.name, "dropout", DropoutProblem(count, own.keep, 1 / own.keep, seed=1)
-            elif isinstance(own, NeuronSpec):
-                yield from _neuron(own.name, own.neuron, count)
-            elif isinstance(own, SoftmaxCostSpec):
-                read = math.prod(found[own.inputs[0]])
-                k = spec.classes
-                yield own.name, "softmax_cross_entropy", SoftmaxProblem(batch * read // k, k, own.ignore)
-            elif isinstance(own, L2CostSpec):
-                problem = L2CostProblem(batch, math.prod(found[own.inputs[0]]))
-                yield own.name, "l2_cost_forward", problem
-                yield own.name, "l2_cost_backward", problem
+        if isinstance(own, DropoutSpec) and own.enabled:
+            # With the factor of PyTorch's dropout; the speed does not depend on it.
+            yield own.name, "dropout", DropoutProblem(count, own.keep, 1 / own.keep, seed=1)
+        elif isinstance(own, NeuronSpec):
+            yield from _neuron(own.name, own.neuron, count)
+        elif isinstance(own, BatchNormSpec):
+            problem = BatchNormProblem(count // found[own.name][2], found[own.name][2], eps=own.eps)
+            for part in ("statistics", "forward", "backward"):
+                yield own.name, f"batch_norm_{part}", problem
+        elif isinstance(own, SoftmaxCostSpec):
+            read = math.prod(found[own.inputs[0]])
+            k = spec.classes
+            yield own.name, "softmax_cross_entropy", SoftmaxProblem(batch * read // k, k, own.ignore)
+        elif isinstance(own, L2CostSpec):
+            of_rows = L2CostProblem(batch, math.prod(found[own.inputs[0]]))
+            yield own.name, "l2_cost_forward", of_rows
+            yield own.name, "l2_cost_backward", of_rows
     yield "update", "sgd_update", SgdProblem(walk.weights, *_RATES)
 
 

@@ -13,6 +13,7 @@ from cconvnet.cli.options import (
     Best,
     Data,
     DeviceNames,
+    Folded,
     Json,
     RunPath,
     RunPrecision,
@@ -59,6 +60,7 @@ def evaluate(
     batch: Batch = None,
     precision: RunPrecision = None,
     best: Best = False,
+    folded: Folded = False,
     confusion: Annotated[
         bool,
         typer.Option(
@@ -113,6 +115,7 @@ def evaluate(
             batch=batch,
             precision=precision,
             best=best,
+            folded=folded,
             views=views,
             say=report.say,
             stepped=stepped,
@@ -230,6 +233,7 @@ def predict(
     device: DeviceNames = None,
     precision: RunPrecision = None,
     best: Best = False,
+    folded: Folded = False,
     to_json: Json = None,
 ) -> None:
     """Classify pictures with a trained network.
@@ -240,7 +244,12 @@ def predict(
     from cconvnet.data import DataError
 
     trained = evaluation.load_trained(
-        run, devices=device_names(device), batch=min(len(pictures), 64), best=best, precision=precision
+        run,
+        devices=device_names(device),
+        batch=min(len(pictures), 64),
+        best=best,
+        precision=precision,
+        folded=folded,
     )
     for line in trained.skipped:
         print(f"skipped: {line}", file=sys.stderr)

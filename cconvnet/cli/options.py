@@ -163,12 +163,11 @@ def _is_given(context: typer.Context, name: str) -> bool:
 # ---- options that several commands have ------------------------------------------------------------------
 
 OptionalNet = Annotated[str | None, _of_training("net")]
-# Of commands that can also measure networks of which only the layers are known.
 MeasuredNet = Annotated[
     str | None,
     typer.Option(
         "--net",
-        help="Network as for `train`, or resnet50 layer by layer. If not given: alexnet.",
+        help="Network as for `train`. If not given: alexnet.",
         metavar="NAME",
     ),
 ]
@@ -206,6 +205,13 @@ Views = Annotated[
         help="Parts of an image whose probabilities are averaged. center: the centre alone. ten: the "
         "corners, the centre, and their mirror images.",
         metavar="NAME",
+    ),
+]
+Folded = Annotated[
+    bool,
+    typer.Option(
+        "--folded",
+        help="Fold batch normalisations into the products before them: faster, and equal but for rounding.",
     ),
 ]
 Best = Annotated[bool, typer.Option("--best", help="Use the run's best checkpoint instead of its newest.")]

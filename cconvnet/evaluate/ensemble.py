@@ -222,6 +222,7 @@ def evaluate_runs(
     best: bool = False,
     views: str = "center",
     precision: str | None = None,
+    folded: bool = False,
     say: Callable[[str], None] = lambda text: None,
     stepped: Stepped = lambda done, total: None,
 ) -> Evaluation:
@@ -240,6 +241,7 @@ def evaluate_runs(
         best: Of runs, take the best checkpoint instead of the newest.
         views: A name from VIEWS.
         precision: The precision of products; that of each training if not given.
+        folded: Fold batch normalisations into the products before them; see Network.folded.
         say: Receives lines about damaged checkpoints that were skipped, and about the data.
         stepped: Called after each batch with the number of batches done and in all.
 
@@ -308,7 +310,7 @@ def evaluate_runs(
 
     def test(number: int) -> Result:  # its network is freed before the next one is made
         file = files[number]
-        trained = load_trained(file, devices=devices, batch=batch, precision=precision)
+        trained = load_trained(file, devices=devices, batch=batch, precision=precision, folded=folded)
         own = answers if ensemble is None else None
         tally = evaluate_run(trained, source_of(number), stepped, views, ensemble, own)
         network = trained.network

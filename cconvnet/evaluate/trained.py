@@ -54,6 +54,7 @@ def load_trained(
     batch: int | None = None,
     best: bool = False,
     precision: str | None = None,
+    folded: bool = False,
 ) -> Trained:
     """Load a network from a run or a checkpoint.
 
@@ -63,6 +64,7 @@ def load_trained(
         batch: Images per batch; the run's if not given.
         best: Of a run, take the best checkpoint instead of the newest undamaged one.
         precision: Precision of products; the run's if not given.
+        folded: Fold batch normalisations into the products before them; see Network.folded.
 
     Raises:
         RunError: The folder contains no run.
@@ -82,6 +84,8 @@ def load_trained(
         needs="forward",
     )
     restore(network, checkpoint, file)
+    if folded:
+        network = network.folded()
     return Trained(network, settings["classes"], tuple(settings["image_shape"]), file, checkpoint, skipped)
 
 

@@ -20,7 +20,7 @@ Modules, in reading order:
     registry: the class for each type of spec, and the pairs of layers that are fused.
 """
 
-from cconvnet.layers.base import CostLayer, Layer, Place, Site, Tensor
+from cconvnet.layers.base import CostLayer, Layer, Loaded, Place, Site, Tensor
 from cconvnet.layers.blocks import over_blocks
 from cconvnet.layers.conv import ConvLayer
 from cconvnet.layers.copy import CopyLayer
@@ -38,6 +38,7 @@ __all__ = [
     "ImageBatch",
     "InputLayer",
     "Layer",
+    "Loaded",
     "Place",
     "Site",
     "SoftmaxCostLayer",

@@ -130,6 +130,17 @@ class InputEpilogue:
         return {**mask, "db": self.db}
 
 
+@dataclass
+class Loaded:
+    """The batch that is loaded.
+
+    Attributes:
+        count: how many images it has; 0 before one is loaded.
+    """
+
+    count: int = 0
+
+
 @dataclass(frozen=True)
 class Site:
     """The site where a layer is built: everything that is not in its spec.
@@ -143,6 +154,7 @@ class Site:
         seed: of the first weights and of dropout.
         precision: "fp32", "fp32x3", "tf32" or "bf16".
         step: int64[1] on the device, the number of the training step that runs.
+        loaded: the batch that the passes work on.
         place: where the layer writes its output; None: to an array of its own.
     """
 
@@ -154,6 +166,7 @@ class Site:
     seed: int
     precision: str
     step: Any
+    loaded: Loaded
     place: Place | None = None
 
     @property
@@ -200,7 +213,7 @@ class Layer:
         gradient_is_finished: whether its only reader does that for this layer.
         workspace: memory shared by all layers of a device, at least workspace_bytes().
         scratch: likewise, of activations' elements, at least scratch_count() of them.
-        backward_in_place: whether an input's gradient may overwrite the output's.
+        backward_in_place: whether the first input's gradient may overwrite the output's.
         several_inputs: whether its spec may have more than one input.
         joins_channels: whether its output is the channels of its inputs, one after the other.
         is_copy: whether it only copies an activation from one device to another.
@@ -255,13 +268,19 @@ class Layer:
         return False
 
     @staticmethod
-    def fuses(first: Any, second: Any) -> bool:
-        """True if a layer of this class can do the work of both specs, `second` reading `first`."""
+    def fuses(chain: Sequence[Any]) -> bool:
+        """True if a layer of this class can do the work of a chain of specs, each reading the one before."""
         return False
 
     @classmethod
-    def fuse(cls, first: Any, second: Any, inputs: Sequence[Sequence[Tensor]], site: Site) -> Self:
-        """Make the layer that does the work of both specs; see :meth:`fuses`."""
+    def fuse(cls, chain: Sequence[Any], inputs: Sequence[Sequence[Tensor]], site: Site) -> Self:
+        """Make the layer that does the work of a chain; see :meth:`fuses`.
+
+        Args:
+            chain: the specs.
+            inputs: those of the first, then what else the others read.
+            site: where the layer is built.
+        """
         raise NotImplementedError
 
     @staticmethod
@@ -316,7 +335,7 @@ class Layer:
         if name == self.names[-1]:
             return self.output.array
         y = self.device.empty(self.shape_of(name), self.output.array.dtype)
-        self.compute_inside(y)
+        self.compute_inside(y, name)
         return y
 
     def shape_of(self, name: str) -> tuple[int, ...]:
@@ -337,8 +356,8 @@ class Layer:
         self.output.name = spec.name
         self.names.append(spec.name)
 
-    def compute_inside(self, y: Any) -> None:
-        """Compute the first of two fused layers again, into `y`."""
+    def compute_inside(self, y: Any, name: str) -> None:
+        """Compute one of `names` again, which is not the last, into `y`."""
         raise NotImplementedError
 
     def epilogue_options(self, index: int) -> dict[str, Any]:

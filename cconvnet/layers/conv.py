@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Self
+from typing import Any, Self
 
 from cconvnet._problem import ConvProblem, InputProblem
 from cconvnet.layers.base import Site, Tensor
 from cconvnet.layers.blocks import blocks_serve
 from cconvnet.layers.weighted import FilterLayer
-from cconvnet.nets import ConvSpec, DropoutSpec, NetSpec
+from cconvnet.nets import ConvSpec, NetSpec
 
 
 class ConvLayer(FilterLayer):
@@ -19,16 +19,16 @@ class ConvLayer(FilterLayer):
     problem_type = ConvProblem
 
     @staticmethod
-    def fuses(first: ConvSpec, second: DropoutSpec) -> bool:
+    def fuses(chain: Sequence[Any]) -> bool:
         """True if nothing but a ReLU is between the product and the dropout."""
-        return first.neuron is None or first.neuron.kind == "relu"
+        neuron = chain[0].neuron
+        return neuron is None or neuron.kind == "relu"
 
     @classmethod
-    def fuse(
-        cls, first: ConvSpec, second: DropoutSpec, inputs: Sequence[Sequence[Tensor]], site: Site
-    ) -> Self:
+    def fuse(cls, chain: Sequence[Any], inputs: Sequence[Sequence[Tensor]], site: Site) -> Self:
         """Make the convolution with its dropout."""
-        return cls(first, inputs, site, second)
+        first, dropout = chain
+        return cls(first, inputs, site, dropout)
 
     @staticmethod
     def can_be_placed(spec: ConvSpec) -> bool:

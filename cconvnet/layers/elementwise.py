@@ -46,14 +46,15 @@ class SumLayer(ElementwiseLayer):
             self.take_along(relu)
 
     @staticmethod
-    def fuses(first: SumSpec, second: NeuronSpec) -> bool:
+    def fuses(chain: Sequence[Any]) -> bool:
         """True if the activation function is a ReLU."""
-        return second.neuron.kind == "relu"
+        return bool(chain[1].neuron.kind == "relu")
 
     @classmethod
-    def fuse(cls, first: SumSpec, second: NeuronSpec, inputs: Sequence[Sequence[Tensor]], site: Site) -> Self:
+    def fuse(cls, chain: Sequence[Any], inputs: Sequence[Sequence[Tensor]], site: Site) -> Self:
         """Make the sum with its ReLU."""
-        return cls(first, inputs, site, second)
+        first, relu = chain
+        return cls(first, inputs, site, relu)
 
     def forward(self, train: bool) -> None:
         """Sum the inputs in their order; the last sum takes the ReLU along."""
@@ -66,7 +67,7 @@ class SumLayer(ElementwiseLayer):
             module.add(total, x.array, y, stream, scale, coeff, relu=relu and index == last)
             total, scale = y, 1.0
 
-    def compute_inside(self, y: Any) -> None:
+    def compute_inside(self, y: Any, name: str) -> None:
         """Sum the inputs without the ReLU."""
         self._sum(y, False)
 

@@ -8,7 +8,7 @@ from typing import Any, Self
 from cconvnet._problem import FcProblem
 from cconvnet.layers.base import Site, Tensor, length
 from cconvnet.layers.weighted import Branch, WeightedLayer
-from cconvnet.nets import DropoutSpec, FcSpec
+from cconvnet.nets import FcSpec
 
 
 class FcLayer(WeightedLayer):
@@ -22,14 +22,16 @@ class FcLayer(WeightedLayer):
         return True
 
     @staticmethod
-    def fuses(first: FcSpec, second: DropoutSpec) -> bool:
+    def fuses(chain: Sequence[Any]) -> bool:
         """True if nothing but a ReLU is between the product and the dropout."""
-        return first.neuron is None or first.neuron.kind == "relu"
+        neuron = chain[0].neuron
+        return neuron is None or neuron.kind == "relu"
 
     @classmethod
-    def fuse(cls, first: FcSpec, second: DropoutSpec, inputs: Sequence[Sequence[Tensor]], site: Site) -> Self:
+    def fuse(cls, chain: Sequence[Any], inputs: Sequence[Sequence[Tensor]], site: Site) -> Self:
         """Make the layer with its dropout."""
-        return cls(first, inputs, site, second)
+        first, dropout = chain
+        return cls(first, inputs, site, dropout)
 
     def _branch(self, spec: FcSpec, x: Tensor, name: str, site: Site) -> Branch:
         outputs = site.share("outputs", spec.outputs)

@@ -25,14 +25,16 @@ class LrnMaxpoolLayer(Layer):
         self.names.insert(0, lrn.name)
 
     @staticmethod
-    def fuses(first: LrnSpec, second: PoolSpec) -> bool:
+    def fuses(chain: Sequence[Any]) -> bool:
         """True if the normalisation is across channels and the pooling takes maxima."""
-        return first.region == "across_channels" and second.pool == "max"
+        lrn, pool = chain
+        return bool(lrn.region == "across_channels" and pool.pool == "max")
 
     @classmethod
-    def fuse(cls, first: LrnSpec, second: PoolSpec, inputs: Sequence[Sequence[Tensor]], site: Site) -> Self:
+    def fuse(cls, chain: Sequence[Any], inputs: Sequence[Sequence[Tensor]], site: Site) -> Self:
         """Make the layer of both."""
-        return cls(first, second, inputs, site)
+        lrn, pool = chain
+        return cls(lrn, pool, inputs, site)
 
     def shape_of(self, name: str) -> tuple[int, ...]:
         """The pooled shape, or that of the normalised values."""
@@ -44,7 +46,7 @@ class LrnMaxpoolLayer(Layer):
         sums = epilogue is not None and epilogue.db is not None
         return int(self.device.module.lrn_maxpool_backward_workspace(self.lrn, self.pool, sums=sums))
 
-    def compute_inside(self, y: Any) -> None:
+    def compute_inside(self, y: Any, name: str) -> None:
         """Compute the normalised values."""
         self.device.module.lrn_forward(self.lrn, self.inputs[0].array, y, self.device.stream)
 

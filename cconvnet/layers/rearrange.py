@@ -124,12 +124,13 @@ class SelectLayer(_FixedFilterLayer):
 
     def __init__(self, spec: SelectSpec, inputs: Sequence[Sequence[Tensor]], site: Site) -> None:
         x = only(inputs)
-        if max(spec.channels) >= x.channels:
+        if max(spec.copied) >= x.channels:
             raise ValueError(
-                f"channels must be below {x.channels}, as many as {x.name} has, not {max(spec.channels)}"
+                f"channels must be below {x.channels}, as many as {x.name} has, not {max(spec.copied)}"
             )
         filters = np.zeros((len(spec.channels), 1, 1, x.channels), np.float32)
-        filters[range(len(spec.channels)), 0, 0, spec.channels] = 1
+        targets = [target for target, channel in enumerate(spec.channels) if channel is not None]
+        filters[targets, 0, 0, spec.copied] = 1
         super().__init__(spec.name, x, site, filters, groups=1)
 
 

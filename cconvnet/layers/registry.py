@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from cconvnet.layers.base import Layer, Site, Tensor
+from cconvnet.layers.batch_norm import BatchNormLayer
 from cconvnet.layers.contrast_norm import ContrastNormLayer
 from cconvnet.layers.conv import ConvLayer
 from cconvnet.layers.dropout import DropoutLayer
@@ -21,6 +22,7 @@ from cconvnet.layers.rbf import RbfLayer
 from cconvnet.layers.rearrange import BlurLayer, ConcatLayer, SelectLayer
 from cconvnet.layers.softmax import SoftmaxCostLayer
 from cconvnet.nets import (
+    BatchNormSpec,
     BlurSpec,
     ConcatSpec,
     ContrastNormSpec,
@@ -48,6 +50,7 @@ _LAYERS: dict[type[LayerSpec], type[Layer]] = {
     PoolSpec: PoolLayer,
     LrnSpec: LrnLayer,
     ContrastNormSpec: ContrastNormLayer,
+    BatchNormSpec: BatchNormLayer,
     DropoutSpec: DropoutLayer,
     SumSpec: SumLayer,
     MaxSpec: MaxLayer,
@@ -58,12 +61,15 @@ _LAYERS: dict[type[LayerSpec], type[Layer]] = {
     SoftmaxCostSpec: SoftmaxCostLayer,
     L2CostSpec: L2CostLayer,
 }
-# The class that may compute two layers, by the types of both.
-_FUSED: dict[tuple[type[LayerSpec], type[LayerSpec]], type[Layer]] = {
+# The class that may compute a chain of layers, by their types.
+_FUSED: dict[tuple[type[LayerSpec], ...], type[Layer]] = {
     (LrnSpec, PoolSpec): LrnMaxpoolLayer,
     (ConvSpec, DropoutSpec): ConvLayer,
     (FcSpec, DropoutSpec): FcLayer,
     (SumSpec, NeuronSpec): SumLayer,
+    (BatchNormSpec, NeuronSpec): BatchNormLayer,
+    (BatchNormSpec, SumSpec): BatchNormLayer,
+    (BatchNormSpec, SumSpec, NeuronSpec): BatchNormLayer,
 }
 
 
@@ -84,15 +90,15 @@ def joins_channels(spec: LayerSpec) -> bool:
     return _LAYERS[type(spec)].joins_channels
 
 
-def can_fuse(first: LayerSpec, second: LayerSpec) -> bool:
-    """True if one layer can do the work of two, where only the second reads the first."""
-    kind = _FUSED.get((type(first), type(second)))
-    return kind is not None and kind.fuses(first, second)
+def can_fuse(chain: Sequence[LayerSpec]) -> bool:
+    """True if one layer can do the work of a chain, where each layer alone reads the one before it."""
+    kind = _FUSED.get(tuple(map(type, chain)))
+    return kind is not None and kind.fuses(chain)
 
 
-def fuse_layers(first: LayerSpec, second: LayerSpec, inputs: Sequence[Sequence[Tensor]], site: Site) -> Layer:
-    """Make the layer that does the work of both; see :func:`can_fuse`."""
-    return _FUSED[type(first), type(second)].fuse(first, second, inputs, site)
+def fuse_layers(chain: Sequence[LayerSpec], inputs: Sequence[Sequence[Tensor]], site: Site) -> Layer:
+    """Make the layer that does the work of a chain; see :func:`can_fuse`."""
+    return _FUSED[tuple(map(type, chain))].fuse(chain, inputs, site)
 
 
 def make_layer(spec: LayerSpec, inputs: Sequence[Sequence[Tensor]], site: Site) -> Layer:

@@ -236,6 +236,7 @@ class WeightedLayer(Layer):
                 weight_decay=spec.bias_weight_decay,
                 momentum=spec.bias_momentum,
                 lr_curve=spec.bias_lr_curve,
+                joins=True,
             )
         index = (*(slice(None) for _ in shape[:-1]), slice(site.part * own, (site.part + 1) * own))
         return site.parameters[name].add_piece(site.device, site.allocate, whole, index, shape)
@@ -289,7 +290,7 @@ class WeightedLayer(Layer):
         if self.neuron is not None:
             module.neuron_forward(self.neuron, product, y, stream)
 
-    def compute_inside(self, y: Any) -> None:
+    def compute_inside(self, y: Any, name: str) -> None:
         """Compute the output before the dropout."""
         self._compute(y, None)
 

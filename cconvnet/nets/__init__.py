@@ -2,6 +2,7 @@
 
 Modules, in reading order:
     values: activation functions, first weights and falling rates, as fields of layers.
+    layer_spec: the fields that all layers have, and those of layers with weights.
     specs: one dataclass per layer type.
     recipe: a whole network, its images and its training settings; placing layers on devices.
     costs: the labels and targets that a network's costs need.
@@ -10,10 +11,12 @@ Modules, in reading order:
     builder: networks of one's own, from values that know their shape.
     arguments, plan, ends: of the builder: arguments that many layers take; the names and order of layers;
         heads and the end.
+    blocks: parts that several of the networks below share.
     bitmaps: ten digits as bitmaps, the codes of LeNet-5's classes.
     lenet, cifar_quick, ..., alexnet_2012: the networks that are known by name, one file each.
     catalog: these networks by their names.
     transform: a network at another size, or with its towers written out.
+    fold: batch normalisation as part of the weights before it.
     serialize: to and from JSON values.
     difference: what differs between two networks.
 """
@@ -21,11 +24,12 @@ Modules, in reading order:
 from cconvnet.nets.builder import Value, add, concat, image, maximum
 from cconvnet.nets.catalog import NAMES, build, stored_size
 from cconvnet.nets.difference import compare, spec_values, value_text
+from cconvnet.nets.layer_spec import DATA, LayerSpec, WeightedSpec
 from cconvnet.nets.recipe import InputSpec, LrStep, NetSpec, TrainRecipe, place
 from cconvnet.nets.serialize import recipe_from_dict, spec_from_dict, spec_to_dict
 from cconvnet.nets.specs import (
-    DATA,
     LAYER_TYPES,
+    BatchNormSpec,
     BlurSpec,
     ConcatSpec,
     ContrastNormSpec,
@@ -35,7 +39,6 @@ from cconvnet.nets.specs import (
     FcSpec,
     FilterSpec,
     L2CostSpec,
-    LayerSpec,
     LocalSpec,
     LrnSpec,
     MaxSpec,
@@ -45,7 +48,6 @@ from cconvnet.nets.specs import (
     SelectSpec,
     SoftmaxCostSpec,
     SumSpec,
-    WeightedSpec,
     chain,
     lrn_alpha,
 )
@@ -76,6 +78,7 @@ __all__ = [
     "NEURONS",
     "NO_DISTORTION",
     "RELU",
+    "BatchNormSpec",
     "BlurSpec",
     "ConcatSpec",
     "ContrastNormSpec",

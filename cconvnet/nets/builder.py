@@ -33,17 +33,18 @@ from cconvnet.nets.arguments import (
     window_fields,
 )
 from cconvnet.nets.ends import End
+from cconvnet.nets.layer_spec import LayerSpec, WeightedSpec
 from cconvnet.nets.plan import Node, new_node
 from cconvnet.nets.recipe import InputSpec
 from cconvnet.nets.shapes import text_of
 from cconvnet.nets.specs import (
+    BatchNormSpec,
     BlurSpec,
     ConcatSpec,
     ContrastNormSpec,
     ConvSpec,
     DropoutSpec,
     FcSpec,
-    LayerSpec,
     LocalSpec,
     LrnSpec,
     MaxSpec,
@@ -52,7 +53,6 @@ from cconvnet.nets.specs import (
     RbfSpec,
     SelectSpec,
     SumSpec,
-    WeightedSpec,
 )
 from cconvnet.nets.values import Neuron, as_pair, require
 
@@ -224,6 +224,41 @@ class Value(End):
         given = {"size": size, "alpha": alpha, "beta": beta, "k": k}
         return _layer(ContrastNormSpec, given, [self], place, "cnorm")
 
+    def bn(
+        self,
+        eps: float = 1e-5,
+        momentum: float = 0.1,
+        gamma: float = 1.0,
+        *,
+        lr_scale: float = 1.0,
+        bias_lr_scale: float = 1.0,
+        weight_decay: float = 0.0,
+        bias_weight_decay: float = 0.0,
+        **place: Unpack[Place],
+    ) -> Value:
+        """Add batch normalisation: gamma * (x - mean) / sqrt(variance + eps) + beta for each channel.
+
+        Args:
+            eps: added to the variance.
+            momentum: the share of the batch's statistics in the new running ones, as in PyTorch.
+            gamma: its first value; 0 makes a residual block begin as its shortcut.
+            lr_scale: multiplies the rate of gamma.
+            bias_lr_scale: likewise of beta.
+            weight_decay: of gamma; none by default, unlike PyTorch.
+            bias_weight_decay: of beta, likewise.
+            **place: see :class:`Place`.
+        """
+        given = {
+            "eps": eps,
+            "momentum": momentum,
+            "gamma": gamma,
+            "lr_scale": lr_scale,
+            "bias_lr_scale": bias_lr_scale,
+            "weight_decay": weight_decay,
+            "bias_weight_decay": bias_weight_decay,
+        }
+        return _layer(BatchNormSpec, given, [self], place, "bn")
+
     # ---- pooling ----
 
     def maxpool(
@@ -305,8 +340,8 @@ class Value(End):
         real("keep", keep, above=0, high=1)
         return _layer(DropoutSpec, {"keep": keep, "inverted": inverted, "enabled": enabled}, [self], place)
 
-    def select(self, channels: Iterable[int], **place: Unpack[Place]) -> Value:
-        """Add a selection of channels, in any order and any number of times."""
+    def select(self, channels: Iterable[int | None], **place: Unpack[Place]) -> Value:
+        """Add a selection of channels, in any order and any number of times; None is a channel of zeros."""
         return _layer(SelectSpec, {"channels": tuple(channels)}, [self], place)
 
     def blur(self, size: int, stdev: float, **place: Unpack[Place]) -> Value:

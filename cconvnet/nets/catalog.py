@@ -16,6 +16,7 @@ from cconvnet.nets import (
     cifar_18pct,
     cifar_quick,
     googlenet,
+    googlenet_bn,
     lenet,
     lenet_5,
     mcdnn_cifar,
@@ -23,6 +24,8 @@ from cconvnet.nets import (
     nin,
     nin_cifar,
     overfeat,
+    resnet,
+    resnet_cifar,
     squeezenet,
     vgg,
     zfnet,
@@ -53,6 +56,10 @@ _BUILDERS: dict[str, Callable[..., NetSpec]] = {
     "vgg16": partial(vgg.build, depth=16),
     "vgg19": partial(vgg.build, depth=19),
     "googlenet": googlenet.build,
+    "vgg16-bn": partial(vgg.build, depth=16, bn=True),
+    "googlenet-bn": googlenet_bn.build,
+    **{f"resnet{depth}": partial(resnet.build, depth=depth) for depth in resnet.BLOCKS},
+    **{f"resnet{depth}": partial(resnet_cifar.build, depth=depth) for depth in (20, 32, 44, 56, 110)},
     "squeezenet-1.0": squeezenet.build,
     "squeezenet-1.1": partial(squeezenet.build, version="1.1", border=0),
 }
@@ -62,6 +69,7 @@ _STORED_SIZES = {
     **dict.fromkeys(("lenet-5", "lenet-5-plain", "mcdnn-mnist"), 28),
     **dict.fromkeys(("cifar-quick", "cifar-18pct", "cifar-13pct", "cifar-11pct"), 32),
     **dict.fromkeys(("mcdnn-cifar", "nin-cifar"), 32),
+    **dict.fromkeys(("resnet20", "resnet32", "resnet44", "resnet56", "resnet110"), 32),
 }
 
 NAMES: tuple[str, ...] = tuple(_BUILDERS)

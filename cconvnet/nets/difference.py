@@ -6,8 +6,8 @@ import dataclasses
 import difflib
 from typing import Any
 
+from cconvnet.nets.layer_spec import LayerSpec
 from cconvnet.nets.recipe import LrStep, NetSpec
-from cconvnet.nets.specs import LayerSpec
 from cconvnet.nets.values import Distortion, Init, Neuron, RateCurve
 
 

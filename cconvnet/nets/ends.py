@@ -21,14 +21,14 @@ DEFAULT_RECIPE = TrainRecipe(batch=64, epochs=10, lr=0.02)
 class Head:
     """A cost that is present in training only, with all that nothing but the head needs.
 
-    Nothing can read it. It is part of the network whose last method gets it as one of ``heads``. Until one
-    does, no other network of the same images can be made.
+    Nothing can read it. It is part of the network whose last method gets it as one of ``heads``. As long as
+    it is kept in a variable and none has got it, no other network of the same images can be made.
     """
 
     _node: Node
 
     def __post_init__(self) -> None:
-        images_of(self._node).heads.append(self._node)
+        images_of(self._node).heads.add(self._node)
 
     def __repr__(self) -> str:
         return f"<head {self.name} of {text_of([node.shape for node in self._node.inputs])}>"
@@ -200,14 +200,14 @@ class End:
         for head in heads:
             if not isinstance(head, Head):
                 raise TypeError(f"heads must be what .head() or .l2_head() returns, not {head!r}")
-            if head._node in left:
-                left.remove(head._node)
+            left.discard(head._node)
             if head._node in nodes:
                 raise ValueError(f"{head!r} is given twice")
             nodes.append(head._node)
         if left:
+            other = min(left, key=lambda node: node.number)
             raise ValueError(
-                f"head {Plan(left[:1]).names[left[0]]}: is in no network's heads=; give it to this one, or "
+                f"head {Plan([other]).names[other]}: is in no network's heads=; give it to this one, or "
                 "begin again with image() and without it"
             )
         return nodes

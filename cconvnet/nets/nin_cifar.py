@@ -13,7 +13,7 @@ from cconvnet.nets.recipe import LrStep, NetSpec, TrainRecipe
 from cconvnet.nets.shapes import Shape
 
 STEPS = (LrStep(200, 0.1), LrStep(230, 0.1))
-RECIPE = TrainRecipe(batch=128, epochs=250, lr=0.05, steps=STEPS, mirror=True)
+RECIPE = TrainRecipe(batch=128, epochs=250, lr=0.01, steps=STEPS, mirror=True)
 
 
 def build(image_shape: Shape = (32, 32, 3), classes: int = 10) -> NetSpec:

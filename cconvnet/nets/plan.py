@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import weakref
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from cconvnet.nets.arguments import Place
+from cconvnet.nets.layer_spec import DATA, LayerSpec, WeightedSpec
 from cconvnet.nets.recipe import InputSpec
 from cconvnet.nets.shapes import Shape, check_layer, output_shape
-from cconvnet.nets.specs import (
-    DATA,
-    SPLIT_BY_CHANNEL,
-    LayerSpec,
-    NeuronSpec,
-    WeightedSpec,
-)
+from cconvnet.nets.specs import SPLIT_BY_CHANNEL, NeuronSpec
 from cconvnet.nets.values import Pair
 
 _created = itertools.count()
@@ -34,7 +30,7 @@ class Node:
         inputs: what it reads.
         base: the start of its name, which a number follows; empty: the user named it.
         images: of the images: how the first layer reads them, and the size that they are cropped from.
-        heads: of the images: the heads, in training only, that were given to no network yet.
+        heads: of the images: the heads that are kept somewhere and were given to no network yet.
         number: in the order of creation, in which inputs come first.
     """
 
@@ -43,7 +39,7 @@ class Node:
     inputs: tuple[Node, ...] = ()
     base: str = ""
     images: tuple[InputSpec, Pair] | None = None
-    heads: list[Node] = field(default_factory=list)
+    heads: weakref.WeakSet[Node] = field(default_factory=weakref.WeakSet)
     number: int = field(default_factory=_created.__next__)
 
 

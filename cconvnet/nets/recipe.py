@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 from cconvnet.checks import MAX_SIDE, finite_fields, real, whole
 from cconvnet.errors import nearest
-from cconvnet.nets.specs import CostSpec, LayerSpec
+from cconvnet.nets.layer_spec import LayerSpec
+from cconvnet.nets.specs import CostSpec
 from cconvnet.nets.table import NetTable, table_of
 from cconvnet.nets.values import (
     AREA,

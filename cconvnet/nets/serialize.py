@@ -8,8 +8,9 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from cconvnet.errors import nearest
+from cconvnet.nets.layer_spec import LayerSpec
 from cconvnet.nets.recipe import InputSpec, LrStep, NetSpec, TrainRecipe
-from cconvnet.nets.specs import LAYER_TYPES, LayerSpec
+from cconvnet.nets.specs import LAYER_TYPES
 from cconvnet.nets.values import AREA, NO_DISTORTION, Distortion, Init, Neuron, RateCurve
 
 T = TypeVar("T")

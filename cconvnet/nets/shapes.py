@@ -21,8 +21,9 @@ from cconvnet._problem import (
     PoolProblem,
 )
 from cconvnet.checks import whole
+from cconvnet.nets.layer_spec import DATA, LayerSpec
 from cconvnet.nets.specs import (
-    DATA,
+    BatchNormSpec,
     BlurSpec,
     ConcatSpec,
     ContrastNormSpec,
@@ -30,7 +31,6 @@ from cconvnet.nets.specs import (
     DropoutSpec,
     FcSpec,
     FilterSpec,
-    LayerSpec,
     LocalSpec,
     LrnSpec,
     PoolSpec,
@@ -161,7 +161,7 @@ def _check_input(spec: LayerSpec, index: int, shape: Shape) -> None:
         case DropoutSpec():
             DropoutProblem(h * w * c, spec.keep)
         case SelectSpec():
-            require(max(spec.channels) < c, f"channels must be below {c}, not {max(spec.channels)}")
+            require(max(spec.copied) < c, f"channels must be below {c}, not {max(spec.copied)}")
         case RbfSpec():
             length = len(spec.codes[0])
             require(length == h * w * c, f"codes must have {h * w * c} signs, not {length}")
@@ -201,10 +201,12 @@ def plain_init(init: Init, weights: int) -> Init:
 
 
 def parameters(spec: NetSpec, found: Mapping[str, Shape] | None = None) -> dict[str, int]:
-    """Return how many weights and biases each layer that has some learns."""
+    """Return how many weights and biases, or gammas and betas, each layer that has some learns."""
     found = found or shapes(spec)
     counts = {}
     for layer in spec.layers:
+        if isinstance(layer, BatchNormSpec):
+            counts[layer.name] = 2 * found[layer.name][2]
         if not isinstance(layer, FilterSpec | FcSpec):
             continue
         p, q, k = found[layer.name]

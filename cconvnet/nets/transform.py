@@ -9,20 +9,19 @@ from collections.abc import Iterator
 from typing import Any
 
 from cconvnet.checks import real, whole
+from cconvnet.nets.layer_spec import DATA, LayerSpec, WeightedSpec
 from cconvnet.nets.recipe import NetSpec
 from cconvnet.nets.shapes import Shape, fan_in, output_shape, plain_init, shapes
 from cconvnet.nets.specs import (
-    DATA,
     SPLIT_BY_CHANNEL,
     FcSpec,
     FilterSpec,
     L2CostSpec,
-    LayerSpec,
     LrnSpec,
     PoolSpec,
     RbfSpec,
+    SelectSpec,
     SoftmaxCostSpec,
-    WeightedSpec,
 )
 from cconvnet.nets.values import Pair
 
@@ -241,6 +240,8 @@ def scaled(
                     f"classes must be at most {len(layer.codes)}, which have codes, not {classes}"
                 )
             return dataclasses.replace(layer, codes=layer.codes[:classes])
+        if isinstance(layer, SelectSpec) and width != 1:
+            return _with_other_zeros(layer, units(len(layer.copied)), units(len(layer.channels)))
         if not isinstance(layer, _Weighted):
             return layer
         count = layer.outputs if isinstance(layer, FcSpec) else layer.filters
@@ -258,6 +259,19 @@ def scaled(
         classes=classes,
     )
     return changed if image is None else _with_whole_means(changed, spec)
+
+
+def _with_other_zeros(layer: SelectSpec, copied: int, count: int) -> SelectSpec:
+    """Return a layer that adds channels of zeros to all of its input's, for other numbers of channels.
+
+    A layer that chooses channels stays as it is.
+    """
+    if layer.copied != [*range(len(layer.copied))]:
+        return layer
+    zeros = len(layer.channels) - len(layer.copied)
+    before = (count - copied) * layer.channels.index(0) // max(1, zeros)
+    channels = [*[None] * before, *range(copied), *[None] * (count - copied - before)]
+    return dataclasses.replace(layer, channels=tuple(channels))
 
 
 def without_heads(spec: NetSpec) -> NetSpec:

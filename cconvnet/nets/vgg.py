@@ -17,17 +17,20 @@ DECAY = 0.0005
 RECIPE = TrainRecipe(batch=256, epochs=74, lr=0.01, plateau=5, crop=True, mirror=True)
 
 
-def build(image_shape: Shape = (256, 256, 3), classes: int = 1000, depth: int = 16) -> NetSpec:
+def build(
+    image_shape: Shape = (256, 256, 3), classes: int = 1000, depth: int = 16, bn: bool = False
+) -> NetSpec:
     """Return the network for images of `image_shape`, of which 7/8 of each side is cropped: 224 of 256.
 
-    `depth` is the number of layers with weights, one of BLOCKS.
+    `depth` is the number of layers with weights, one of BLOCKS. With `bn` each convolution is normalised.
     """
     h, w, channels = image_shape
     x = image(h * 7 // 8, w * 7 // 8, channels, stored=(h, w), scale=1 / 58)  # a deviation of about 1
     for block, (count, filters) in enumerate(zip(BLOCKS[depth], (64, 128, 256, 512, 512), strict=True), 1):
         for i in range(1, count + 1):
-            x = x.conv(filters, 3, pad=1, weight_decay=DECAY, name=f"conv{block}_{i}").relu()
+            x = x.conv(filters, 3, pad=1, weight_decay=DECAY, name=f"conv{block}_{i}")
+            x = (x.bn(name=f"conv{block}_{i}_bn") if bn else x).relu()
         x = x.maxpool(2)
     for i in (6, 7):
         x = x.fc(4096, weight_decay=DECAY, name=f"fc{i}").relu().dropout(0.5, inverted=True)
-    return x.fc(classes, weight_decay=DECAY, name="fc8").softmax(f"vgg{depth}", RECIPE)
+    return x.fc(classes, weight_decay=DECAY, name="fc8").softmax(f"vgg{depth}{'-bn' if bn else ''}", RECIPE)

@@ -15,7 +15,8 @@ def describe(graph: Graph) -> dict[str, Any]:
     """Return a network as JSON values; see Network.describe."""
     counts: collections.Counter[str] = collections.Counter()
     for parameter in graph.parameters.values():
-        counts[parameter.layer] += parameter.count
+        if parameter.learns:
+            counts[parameter.layer] += parameter.count
     work, train_only = multiply_adds(graph.spec), graph.spec.train_only
     copied_back = [copy for copy in graph.copies if copy in graph.backward]
     copies = [

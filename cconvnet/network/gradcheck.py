@@ -42,6 +42,9 @@ FINITE_DIFFERENCES = "finite differences"
 # known by name; the rest is for kinks and for deeper networks. A wrong index or factor gives 1e-2 and more.
 DIFFERENCE_BOUND = 1e-5
 DEVICE_BOUND = 1e-4
+# Errors of a gradient are relative to at least this part of the network's median one: that of a bias before a
+# normalisation is 0.
+_LEAST = 0.01
 _TRAIN_STEP = 1  # selects the dropout masks
 # Distances by which a parameter is moved, relative to its size. A wrong gradient is wrong at every distance;
 # a kink disturbs only those that reach it.
@@ -175,11 +178,12 @@ def gradcheck(
     point.scale_last_layers(reference)
 
     outputs, gradients = point.run(reference)
+    least = _LEAST * float(np.median([_size(gradient) for gradient in gradients.values()]))
     checks = [
         Check(
             name,
             FINITE_DIFFERENCES,
-            _difference_error(reference, name, gradient, seed, samples),
+            _difference_error(reference, name, gradient, least, seed, samples),
             DIFFERENCE_BOUND,
         )
         for name, gradient in gradients.items()
@@ -187,9 +191,9 @@ def gradcheck(
     for together in targets.values():
         network = point.network(together)
         names = ",".join(device.name for device in together)
-        for found, right in zip(point.run(network), (outputs, gradients), strict=True):
+        for found, right, floor in zip(point.run(network), (outputs, gradients), (0.0, least), strict=True):
             checks += [
-                Check(name, names, _relative(found[name], value), DEVICE_BOUND)
+                Check(name, names, _relative(found[name], value, floor), DEVICE_BOUND)
                 for name, value in right.items()
             ]
     return Report(spec.name, batch, seed, tuple(checks))
@@ -219,6 +223,8 @@ class _Point:
         return network
 
     def _first_value(self, parameter: Parameter) -> Array:
+        if not parameter.learns:
+            return parameter.first()
         if parameter.of == "weight":
             return initial_weights(Init("he"), parameter.shape, parameter.fan_in, parameter.name, self.seed)
         key = [self.seed, zlib.crc32(parameter.name.encode())]
@@ -240,23 +246,33 @@ class _Point:
         network.forward(train=True, step=_TRAIN_STEP)
         network.backward()
         outputs = {layer.name: network.outputs(layer.name) for layer in network.spec.layers}
-        gradients = {name: parameter.host("gradient") for name, parameter in network.parameters.items()}
+        gradients = {
+            name: parameter.host("gradient")
+            for name, parameter in network.parameters.items()
+            if parameter.learns
+        }
         return outputs, gradients
 
 
-def _relative(found: Array, right: Array) -> float:
-    """Return |found - right| / |right|; two tensors of zeros agree."""
-    size = float(np.linalg.norm(right))
-    error = float(np.linalg.norm(found.astype(np.float64) - right))
+def _size(array: Array) -> float:
+    """Return the root of the mean of the squares."""
+    return float(np.linalg.norm(array) / np.sqrt(array.size))
+
+
+def _relative(found: Array, right: Array, least: float) -> float:
+    """Return the size of found - right, relative to that of `right` or `least`; tensors of zeros agree."""
+    size, error = max(_size(right), least), _size(found.astype(np.float64) - right)
     return error / size if size > 0 else error
 
 
-def _difference_error(network: Network, name: str, gradient: Array, seed: int, samples: int) -> float:
+def _difference_error(
+    network: Network, name: str, gradient: Array, least: float, seed: int, samples: int
+) -> float:
     """Return the largest error of a parameter's directional derivatives, relative to its gradient's size."""
     parameter = network.parameters[name]
     value = parameter.host("value")
     scale = float(np.sqrt(np.mean(value**2))) or 1.0
-    typical = float(np.linalg.norm(gradient)) / np.sqrt(gradient.size)
+    typical = max(_size(gradient), least)
     errors = []
     for direction in _directions(gradient, seed, samples):
         length = float(np.linalg.norm(direction))

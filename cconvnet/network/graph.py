@@ -22,6 +22,7 @@ from cconvnet.layers import (
     CostLayer,
     InputLayer,
     Layer,
+    Loaded,
     Place,
     Site,
     Tensor,
@@ -65,6 +66,7 @@ class Graph:
         forward: all layers behind the inputs and all copies, in the order of the forward pass.
         answering: those that the network's answer needs, which run outside of training.
         backward: the layers and copies of the backward pass, in its order.
+        loaded: the batch that the passes work on.
         step: int64[1] on each device, by its name: the number of the step that runs, which dropout reads.
         updates: what updates the parameters during the backward pass; None on several devices.
         finished_by: the layers whose ReLU's and bias's gradients the reader's backward pass computes, and the
@@ -101,6 +103,7 @@ class Graph:
                 f"towers must be at least as many as the {len(self.devices)} devices, not {towers}"
             )
         self.memory = memory
+        self.loaded = Loaded()
         self.step = {device.name: memory.allocate(device, (1,), np.int64) for device in self.devices}
 
         self.layers: list[Layer] = []
@@ -156,36 +159,53 @@ class Graph:
     # -- layers --
 
     def _add_layers(self, fuse: bool) -> None:
-        partners = self._partners() if fuse else {}
-        fused = {partner.name for partner in partners.values()}
+        chains = self._chains() if fuse else {}
+        fused = {behind.name for chain in chains.values() for behind in chain[1:]}
         for spec in self.spec.layers:
             if spec.name in self.parts:
                 if spec.name not in fused:
                     raise ValueError(f"layer {spec.name}: two layers have this name")
                 continue
             try:
-                self._add(spec, partners.get(spec.name))
+                chain = chains.get(spec.name, [spec])
+                self._add(chain if chain[0] is spec else [spec])  # two layers may have one name
             except ValueError as error:
                 raise ValueError(f"layer {spec.name}: {error}") from error
 
-    def _partners(self) -> dict[str, LayerSpec]:
-        """Return the layers that are fused into the one before them, by the name of that one."""
-        partners = {}
-        specs = {layer.name: layer for layer in self.spec.layers}
-        for second in self.spec.layers:
-            first = specs.get(second.inputs[0]) if len(second.inputs) == 1 else None
-            if first is None or self._readers[first.name] != 1 or first.split != second.split:
+    def _chains(self) -> dict[str, list[LayerSpec]]:
+        """Return the layers that are fused into one, in order, by the name of the first."""
+        chains = {layer.name: [layer] for layer in self.spec.layers}  # by the name of the last
+        order = {name: number for number, name in enumerate((DATA, *chains))}
+        for layer in self.spec.layers:
+            # The layer is computed in the place of the first of the chain, where it must find its inputs.
+            before = sorted(layer.inputs, key=lambda name: order.get(name, 0))
+            chain = chains.get(before[-1]) if before else None
+            if chain is None or any(order.get(name, 0) > order[chain[0].name] for name in before[:-1]):
                 continue
-            if second.device not in (None, first.device) and len(self.devices) > 1:
+            if self._readers[before[-1]] != 1 or not self._is_beside(layer, chain[-1]):
                 continue
-            if can_fuse(first, second):
-                partners[first.name] = second
-        return partners
+            if can_fuse([*chain, layer]):
+                del chains[before[-1]]
+                chains[layer.name] = [*chain, layer]
+        return {chain[0].name: chain for chain in chains.values()}
 
-    def _add(self, spec: LayerSpec, partner: LayerSpec | None) -> None:
-        """Add a layer, fused with its partner if it has one."""
+    def _is_beside(self, layer: LayerSpec, before: LayerSpec) -> bool:
+        """True if a layer is in the same place as one of its inputs."""
+        if layer.split != before.split:
+            return False
+        if len(self.devices) == 1 or layer.split:
+            return True
+        if layer.device is None:
+            return layer.inputs[0] == before.name
+        return layer.device == before.device
+
+    def _add(self, chain: Sequence[LayerSpec]) -> None:
+        """Add a layer, or several that are fused."""
+        spec = chain[0]
         if not spec.inputs:
             raise ValueError("inputs must not be empty")
+        names = {layer.name for layer in chain}
+        others = [name for layer in chain[1:] for name in layer.inputs if name not in names]
         kind = layer_type(spec)
         devices = self._devices_of(spec)
         parts: list[Layer] = []
@@ -195,11 +215,12 @@ class Graph:
                 for index, name in enumerate(spec.inputs)
             ]
             site = self._site(device, part, len(devices))
-            if partner is None:
+            inputs += [self._read(name, device, spec.name, part, len(devices), False) for name in others]
+            if len(chain) == 1:
                 site = dataclasses.replace(site, place=self._place(spec, inputs, site))
                 parts.append(make_layer(spec, inputs, site))
             else:
-                parts.append(fuse_layers(spec, partner, inputs, site))
+                parts.append(fuse_layers(chain, inputs, site))
             self._order.append(parts[-1])
         self.layers += parts
         for name in parts[0].names:
@@ -231,6 +252,7 @@ class Graph:
             seed=self.seed,
             precision=self.precision,
             step=self.step[device.name],
+            loaded=self.loaded,
         )
 
     def _devices_of(self, layer: LayerSpec) -> list[Device]:

@@ -122,7 +122,7 @@ def allocate_gradients(
         for index, tensor in enumerate(layer.inputs):
             if not tensor.needs_gradient:
                 continue
-            if own and layer.backward_in_place and readers[id(tensor)] == 1:
+            if own and index == 0 and layer.backward_in_place and readers[id(tensor)] == 1:
                 slot = own[0]
             elif tensor.place is not None:
                 slot = own[0]  # the concatenation's, whose channels are also this tensor's

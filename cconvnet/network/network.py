@@ -10,6 +10,7 @@ import numpy as np
 
 from cconvnet.devices import Device
 from cconvnet.nets import NetSpec
+from cconvnet.nets.fold import fold
 from cconvnet.network import anomaly, footprint
 from cconvnet.network.anomaly import Anomaly
 from cconvnet.network.batch import checked_batch, checked_labels, checked_targets
@@ -92,6 +93,7 @@ class Network:
         self.layers = self.graph.layers
         self.parameters = self.graph.parameters
         self.memory = self.graph.memory.bytes
+        self._mean: Array | None = None
         if self.graph.updates is not None:
             self.graph.updates.reset()
         for parameter in self.parameters.values():
@@ -110,6 +112,7 @@ class Network:
         """
         if mean is not None and mean.shape != self.spec.stored_shape:
             raise ValueError(f"mean must have the shape {self.spec.stored_shape}, not {mean.shape}")
+        self._mean = mean
         for images in self.graph.inputs.values():
             images.set_mean(mean)
 
@@ -153,7 +156,7 @@ class Network:
             self.runner.call(layer, layer.device, "load", layer.load, batch)
         for name, cost in graph.costs.items():
             cost.load(wanted[name])
-        self.runner.count = count
+        graph.loaded.count = count
 
     def train_step(self, step: int, lr: float | Mapping[str, float], momentum: float) -> None:
         """Run forward(train=True, step), backward() and update(lr, momentum), bit-identical to the three.
@@ -263,6 +266,26 @@ class Network:
     def _require_batch(self) -> None:
         if self.runner.count == 0:
             raise RuntimeError("load() a batch first")
+
+    def folded(self) -> Network:
+        """Return a network that gives this one's answers with fewer layers, for forward passes alone.
+
+        Batch normalisations behind convolutions and FC layers are part of their weights and biases; see
+        cconvnet.nets.fold. Results differ by rounding. It has the same batch, devices, precision and mean.
+        """
+        spec, state = fold(self.spec, self.state())
+        found = Network(
+            spec,
+            batch=self.batch,
+            devices=self.devices,
+            towers=self.towers,
+            seed=self.seed,
+            precision=self.precision,
+            needs="forward",
+        )
+        found.load_state(state)
+        found.set_mean(self._mean)
+        return found
 
     # -- inspection --
 

@@ -18,7 +18,8 @@ def stateful(parameters: Mapping[str, Parameter]) -> dict[str, tuple[Parameter, 
     found = {}
     for name, parameter in parameters.items():
         found[name] = (parameter, "value")
-        found[f"{name}.velocity"] = (parameter, "velocity")
+        if parameter.learns:
+            found[f"{name}.velocity"] = (parameter, "velocity")
     return found
 
 

@@ -91,7 +91,6 @@ class Runner:
 
     Attributes:
         graph: the layers and their order.
-        count: how many images the batch has; 0 before one is loaded.
         training: whether the last forward pass was one of training.
         step: the number of its step.
         observer: called in place of every piece of work; None: nothing is. An observed step is not captured.
@@ -101,13 +100,17 @@ class Runner:
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
-        self.count = 0
         self.training = False
         self.step = 0
         self.observer: Observer | None = None
         self.captured: dict[Any, Callable[[], None] | None] = {}
         self.summed = 0
         self._finite = True  # on several devices: whether the losses of these batches are
+
+    @property
+    def count(self) -> int:
+        """The number of images in the batch; 0 before one is loaded."""
+        return self.graph.loaded.count
 
     # -- the passes --
 

@@ -73,7 +73,7 @@ def profile(
     chip = chips.chip_of(arch, constants)
     known = code.kernels(arch, objects)
     walker = Walker(observe, layer, part, impl, runners_up)
-    name, batch, is_step = walk(net, batch, precision, size, walker)
+    name, batch = walk(net, batch, precision, size, walker)
     if not walker.found:
         raise ValueError(
             f"no operation of {name} is of --layer {layer or '*'} and --pass {part or '*'}; "
@@ -99,7 +99,7 @@ def profile(
         "code": known.source,
         "counted": observe is not None,
         "kernels": kernels,
-        "step": {"whole": is_step and not (layer or part or impl)} | step(kernels, chip),
+        "step": {"whole": not (layer or part or impl)} | step(kernels, chip),
     }
 
 

@@ -10,11 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from cconvnet.bench.cases import cases, resolved
 from cconvnet.bench.cost import work
 from cconvnet.bench.roofline import Recorder
-from cconvnet.bench.tiles import Tiled
-from cconvnet.bench.verify import tiled_inputs
 from cconvnet.devices import Device, get_device
 from cconvnet.devices.counting import Launch, counting, counting_module
 from cconvnet.formats.netfiles import AnyNet
@@ -23,7 +20,6 @@ from cconvnet.nets import DATA
 from cconvnet.network import Network
 from cconvnet.network.synthetic import Training
 from cconvnet.operations import OPERATIONS, workspace_size
-from cconvnet.testing.networks import LISTED
 
 
 @dataclass
@@ -223,21 +219,18 @@ def _form(value: Any) -> Any:
     return repr(value) if shape is None else (shape, str(value.dtype), value.ctypes.data % 256)
 
 
-def walk(
-    net: AnyNet, batch: int | None, precision: str, size: int | None, walker: Walker
-) -> tuple[str, int, bool]:
+def walk(net: AnyNet, batch: int | None, precision: str, size: int | None, walker: Walker) -> tuple[str, int]:
     """Walk through a training step of a network on the emulator; the walker then has its operations.
 
     Args:
-        net: A network, or its name or file, or the name of one whose layers can only be measured.
+        net: A network, or its name or file.
         batch: Images in a batch; None: the network's own.
         precision: One of cconvnet.devices.PRECISIONS.
         size: Height and width of the images; None: the network's own.
         walker: Called in place of the emulator.
 
     Returns:
-        The network's name, the batch, and whether it was a step: of a network that can only be measured, each
-        layer of the same shape occurs once.
+        The network's name and the batch.
 
     Raises:
         ValueError: The text names the argument.
@@ -250,52 +243,10 @@ def walk(
     device = walker.device(emulator)
     # What no block writes must be a number: some kernels treat others apart.
     device.empty = device.zeros  # type: ignore[method-assign]
-    if isinstance(net, str) and net in LISTED:
-        resolved(net, size)  # refuses a size
-        return net, _walk_rows(net, batch or _BATCH, precision, walker, device), False
     spec, batch = build_spec(net, batch, precision, size)
     network = Network(spec, batch=batch, devices=[device], precision=precision, needs=None)
     walker.watch(network)
     training = Training(network)
     walker.recording = True
     training.step()
-    return spec.name, batch, True
-
-
-# The batch of networks that only bench knows.
-_BATCH = 128
-
-
-def _walk_rows(net: str, batch: int, precision: str, walker: Walker, device: Device) -> int:
-    """Walk through the layers and passes of a network as `cconvnet bench kernels` measures them."""
-    walker.recording = True
-    rows = [case for case in cases(net, batch, precision, blocks=True) if case.trained]
-    fused = {name for case in rows if "+" in case.layer for name in case.layer.split("+")}
-    for case in rows:
-        if case.layer in fused:
-            continue
-        described = OPERATIONS[case.operation]
-        inputs = tiled_inputs(case)
-        # Memory of zeros is not there until it is written, and few blocks write.
-        arrays: dict[str, Any] = {"stream": 0, "workspace": None}
-        arrays |= {name: np.zeros(shape, case.dtype(name)) for name, shape in case.outputs.items()}
-        arrays |= {
-            name: np.zeros(value.shape, case.dtype(name)) if _is_float(value) else value
-            for name, value in inputs.items()
-        }
-        problems = described.problems(case.problem)
-        if "y" in described.arrays and "y" not in arrays:
-            arrays["y"] = np.zeros(problems[-1].y_shape, case.dtype("y"))
-        if described.has_workspace:
-            needed = workspace_size(device.module, case.operation, case.problem)
-            arrays["workspace"] = np.zeros(needed, np.uint8) if needed else None
-        walker.at(case.layer, "backward" if case.operation.endswith("_backward") else "forward", case.needed)
-        positions = described.positions[: described.positions.index("stream") + 1]
-        keywords = {name: arrays[name] for name in described.keywords if name in arrays}
-        getattr(device.module, case.operation)(*problems, *(arrays[name] for name in positions), **keywords)
-    return batch
-
-
-def _is_float(value: Any) -> bool:
-    """Return whether an input of a row is an array of floats."""
-    return isinstance(value, Tiled) or getattr(value, "dtype", None) == np.float32
+    return spec.name, batch

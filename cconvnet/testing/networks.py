@@ -6,7 +6,7 @@ ConvProblem(n=128, h=27, w=27, c=96, k=256, r=5, s=5, stride=(1, 1), padding=(2,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,7 +22,7 @@ from cconvnet._problem import (
     PoolProblem,
 )
 from cconvnet.formats.netfiles import AnyNet, resolve
-from cconvnet.nets import DATA, RELU, LayerSpec, NetSpec, Neuron
+from cconvnet.nets import DATA, LayerSpec, NetSpec, Neuron
 from cconvnet.nets.shapes import Shape, shapes
 
 _TYPES: dict[str, Any] = {
@@ -168,61 +168,21 @@ def layers_of(spec: NetSpec) -> dict[str, Layer]:
     }
 
 
-# ---- networks that nothing here trains --------------------------------------------------------------------
-
-
-def _conv(name: str, hw: int, c: int, k: int, rs: int, *, stride: int = 1, padding: int = 0) -> Layer:
-    pairs = {"stride": (stride, stride), "padding": (padding, padding)}
-    shape = {"h": hw, "w": hw, "c": c, "k": k, "r": rs, "s": rs, **pairs}
-    return Layer(name, "conv", shape, DATA if c == 3 else "", RELU, True)
-
-
-def _pool(name: str, hw: int, c: int, size: int, stride: int, *, kind: str = "maxpool", **rest: Any) -> Layer:
-    pairs = {"window": (size, size), "stride": (stride, stride)}
-    return Layer(name, kind, {"h": hw, "w": hw, "c": c, **pairs, **rest})
-
-
-def _fc(name: str, c: int, k: int) -> Layer:
-    return Layer(name, "fc", {"c": c, "k": k}, bias=True)
-
-
-def _resnet50() -> Iterator[Layer]:
-    """ResNet-50 with the stride in the 3x3 convolution, as it is trained today; equal blocks appear once."""
-    yield _conv("conv1", 224, 3, 64, 7, stride=2, padding=3)
-    yield _pool("pool1", 112, 64, 3, 2, padding=(1, 1))
-    hw, c = 56, 64
-    for stage, width in enumerate([64, 128, 256, 512], start=2):
-        stride = 1 if stage == 2 else 2
-        yield _conv(f"conv{stage}_1_reduce", hw, c, width, 1)
-        yield _conv(f"conv{stage}_1_3x3", hw, width, width, 3, stride=stride, padding=1)
-        yield _conv(f"conv{stage}_1_project", hw, c, 4 * width, 1, stride=stride)
-        hw, c = hw // stride, 4 * width
-        yield _conv(f"conv{stage}_expand", hw, width, c, 1)
-        yield _conv(f"conv{stage}_reduce", hw, c, width, 1)
-        yield _conv(f"conv{stage}_3x3", hw, width, width, 3, padding=1)
-    yield _pool("pool5", 7, 2048, 7, 1, kind="avgpool")
-    yield _fc("fc", 2048, 1000)
-
-
-_LISTED: dict[str, Callable[[], Iterator[Layer]]] = {
-    "resnet50": _resnet50,
-}
-
-# Names of networks without a NetSpec: their layers can be measured, but not trained.
-LISTED = tuple(_LISTED)
 # The networks whose layers tests and reports take for real ones.
 NETWORKS = ("alexnet", "vgg16", "googlenet", "resnet50", "cifar-quick", "cifar-18pct")
 
 
 def layers(net: AnyNet) -> dict[str, Layer]:
-    """Return the layers of a network that have problems, by name, in order.
+    """Return the layers of a network that have problems, by name, in order, each form once.
 
     Args:
-        net: One of LISTED, or a network, its name or its file; see cconvnet.formats.netfiles.resolve.
+        net: A network, its name or its file; see cconvnet.formats.netfiles.resolve.
 
     Raises:
         ValueError: There is no such network.
     """
-    if isinstance(net, str) and net in _LISTED:
-        return {layer.name: layer for layer in _LISTED[net]()}
-    return layers_of(resolve(net).build_sized(None)[0])
+    found: dict[str, Layer] = {}
+    for layer in layers_of(resolve(net).build_sized(None)[0]).values():
+        form = replace(layer, name="", source=DATA if layer.source == DATA else "")
+        found.setdefault(repr(form), layer)
+    return {layer.name: layer for layer in found.values()}

@@ -131,6 +131,10 @@ class Parameter(Protocol):
         """Its part of the layer, "weight" or "bias"."""
 
     @property
+    def learns(self) -> bool:
+        """False if no rate moves it."""
+
+    @property
     def lr_curve(self) -> RateCurve | None:
         """The curve that its rate follows."""
 
@@ -158,7 +162,7 @@ class Rates:
         seed: int = 0,
     ) -> None:
         self._schedule, self._epochs, self._seed = schedule, epochs, seed
-        self._parameters = dict(parameters)
+        self._parameters = {name: own for name, own in parameters.items() if own.learns}
         self._lr_scale = dict(lr_scale)
         layers = {parameter.layer for parameter in self._parameters.values()}
         named = [("--lr-scale and --freeze: a layer", name) for name in lr_scale]

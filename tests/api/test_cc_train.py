@@ -124,6 +124,21 @@ def test_heads_are_logged_resumed_and_left_out_of_tests(tmp_path: Path) -> None:
     assert run.evaluate(quiet=True).images == 55 and len(run.predict(X[:5])) == 5
 
 
+def test_running_statistics_are_resumed_and_folded(tmp_path: Path) -> None:
+    x = cc.image(28, 28, 1).conv(8, 5, 2, bias=None).bn().relu().maxpool(2)
+    x = (x + x.conv(8, 3, pad=1, bias=None).bn()).relu()
+    net = x.mean().fc(10).softmax("normalised")
+    more = {**SHORT, "batch": 20, "epochs": 2, "lr": 0.1}
+    whole = cc.train(net, (X[:300], Y[:300]), out=tmp_path / "whole", **more)
+    run = cc.train(net, (X[:300], Y[:300]), out=tmp_path / "run", steps=14, **more)
+    assert_same_run(run.train(devices="cpu:0", quiet=True).path, whole.path)
+    plain, folded = (run.evaluate(folded=own, quiet=True) for own in (False, True))
+    assert folded.loss != plain.loss == pytest.approx(folded.loss, rel=1e-4)
+    assert run.predict(X[:1]).probabilities == pytest.approx(
+        run.predict(X[:1], folded=True).probabilities, abs=1e-4
+    )
+
+
 @pytest.mark.parametrize("command", [False, True])
 def test_a_run_without_its_arrays_needs_them_again(command: bool, tmp_path: Path) -> None:
     run = cc.train("lenet", (X, Y), test=0.2, test_seed=7, keep_data=False, out=tmp_path / "run", **SHORT)

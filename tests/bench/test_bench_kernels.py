@@ -210,7 +210,6 @@ def test_peers_of_a_device() -> None:
     ("arguments", "text"),
     [
         ({"net": "resnet51"}, "net must be one of "),
-        ({"net": "resnet50", "size": 64}, "--size is not for resnet50, which is measured layer by layer"),
         ({"batch": 0}, "--batch must be at least 1, not 0"),
         ({"seconds": 0.0}, "--seconds must be above 0, not 0.0"),
         ({"verify": "half"}, "--verify must be full or finite, not 'half'"),

@@ -27,7 +27,7 @@ _HARD = [
     ("alexnet", "lrn1+pool1", "lrn_maxpool_forward"),
     ("alexnet", "lrn1+pool1", "lrn_maxpool_backward"),
     ("alexnet", "dropout7", "dropout"),
-    ("resnet50", "conv3_1_3x3", "conv_dgrad"),
+    ("resnet50", "layer2_0_conv2", "conv_dgrad"),
 ]
 
 

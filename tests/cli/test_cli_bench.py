@@ -45,7 +45,6 @@ def test_bench_kernels_writes_and_draws_what_it_measured(tmp_path: Path) -> None
 def test_bench_kernels_refuses_before_it_measures(tmp_path: Path) -> None:
     start = ("bench", "kernels", "--device", "cpu:0")
     assert "net must be one of " in refuse(*start, "--net", "resnet51")
-    assert "--size is not for resnet50" in refuse(*start, "--net", "resnet50", "--size", 64)
     assert "two networks" in refuse(*start, "--net", "resnet50", "--layer-def", "a", "--layer-params", "b")
     assert "exclude each other" in refuse(*start, "--no-peer", "--peers", "pytorch")
     assert "there is no folder" in refuse(*start, "--json", tmp_path / "nowhere" / "result.json")

@@ -87,8 +87,8 @@ def train(network: Network, steps: int, n: int | None = None) -> list[float]:
 
 
 def gradients(network: Network) -> dict[str, np.ndarray[Any, Any]]:
-    """Return the gradient of every parameter by its name."""
-    return {name: p.host("gradient") for name, p in network.parameters.items()}
+    """Return the gradient of everything that learns by its name."""
+    return {name: p.host("gradient") for name, p in network.parameters.items() if p.learns}
 
 
 def assert_equal(one: dict[str, Any], other: dict[str, Any]) -> None:

@@ -39,7 +39,7 @@ def choice(operation: str, problem: Any) -> tuple[str, int]:
         # 144 tiles, which left 45% of the second round of multiprocessors idle.
         ("vgg16/conv4_2", "conv_wgrad", "bf16", "bf16_128x128x64", 5),
         ("vgg16/conv5_1", "conv_wgrad", "bf16", "bf16_128x128x64", 5),
-        ("resnet50/conv5_3x3", "conv_wgrad", "bf16", "bf16_128x128x64", 3),
+        ("resnet50/layer4_1_conv2", "conv_wgrad", "bf16", "bf16_128x128x64", 3),
         # One split more or less would start another wave.
         ("vgg16/conv2_1", "conv_wgrad", "bf16", "bf16_128x128x64", 52),
         ("alexnet/conv4", "conv_wgrad", "bf16", "bf16_192x96x64", 7),
@@ -63,7 +63,7 @@ def choice(operation: str, problem: Any) -> tuple[str, int]:
         ("alexnet/conv1", "conv_wgrad", "bf16", "few_channels_bf16_96x128", 88),
         ("alexnet/conv1", "conv_fprop", "tf32", "few_channels_tf32_128x32", 1),
         # Small ones: more blocks before larger ones.
-        ("resnet50/conv5_3x3", "conv_fprop", "fp32", "fp32_128x64x16", 1),
+        ("resnet50/layer4_1_conv2", "conv_fprop", "fp32", "fp32_128x64x16", 1),
         ("alexnet/fc8", "fc_fprop", "bf16", "bf16_64x64x64", 4),
         ("alexnet/fc8", "fc_dgrad", "bf16", "bf16_64x64x64", 1),
     ],

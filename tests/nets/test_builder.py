@@ -19,6 +19,7 @@ from cconvnet import nets
 from cconvnet.nets import (
     LAYER_TYPES,
     RELU,
+    BatchNormSpec,
     BlurSpec,
     ConcatSpec,
     ContrastNormSpec,
@@ -170,6 +171,28 @@ EVERYTHING: list[tuple[Callable[[Value], Value], LayerSpec]] = [
         ContrastNormSpec(size=3, alpha=0.1, beta=0.5, k=2.0, **PLACE),
     ),
     (
+        lambda x: x.bn(
+            1e-3,
+            0.2,
+            0.5,
+            lr_scale=2,
+            bias_lr_scale=3,
+            weight_decay=0.1,
+            bias_weight_decay=0.2,
+            **PLACE,
+        ),
+        BatchNormSpec(
+            eps=1e-3,
+            momentum=0.2,
+            gamma=0.5,
+            lr_scale=2,
+            bias_lr_scale=3,
+            weight_decay=0.1,
+            bias_weight_decay=0.2,
+            **PLACE,
+        ),
+    ),
+    (
         lambda x: x.dropout(0.25, inverted=True, enabled=False, **PLACE),
         DropoutSpec(keep=0.75, inverted=True, enabled=False, **PLACE),
     ),
@@ -179,7 +202,7 @@ EVERYTHING: list[tuple[Callable[[Value], Value], LayerSpec]] = [
     ),
     (lambda x: cc.maximum(x, x, **PLACE), MaxSpec(inputs=("data", "data"), **PLACE)),
     (lambda x: cc.concat(x, x, **PLACE), ConcatSpec(inputs=("data", "data"), **PLACE)),
-    (lambda x: x.select([3, 0, 0], **PLACE), SelectSpec(channels=(3, 0, 0), **PLACE)),
+    (lambda x: x.select([3, None, 0], **PLACE), SelectSpec(channels=(3, None, 0), **PLACE)),
     (lambda x: x.blur(3, 1.5, **PLACE), BlurSpec(size=3, stdev=1.5, **PLACE)),
     (lambda x: x.rbf(["+-" * 144, "-+" * 144], **PLACE), RbfSpec(codes=("+-" * 144, "-+" * 144), **PLACE)),
 ]
@@ -357,9 +380,12 @@ def test_values_cannot_be_changed() -> None:
 X = cc.image(8, 8).conv(6, 3, name="stem").maxpool(2)  # 3x3x6
 
 
+KEPT = []
+
+
 def beside_a_head() -> Value:
     x = cc.image(8, 8).fc(4)
-    x.head(name="aux")
+    KEPT.append(x.head(name="aux"))
     return x
 
 
@@ -441,6 +467,14 @@ def test_a_trunk_begins_other_networks_once_its_heads_have_one() -> None:
     assert names(x.features()) == ["conv1"]  # a network was to have the head
     assert names(x.fc(4).softmax(heads=[head])) == ["conv1", "fc1", "aux", "fc2", "cost"]
     assert names(x.fc(4).softmax()) == ["conv1", "fc1", "cost"]
+
+
+def test_a_head_that_is_made_again_takes_the_place_of_the_first() -> None:
+    """As in a notebook, whose cells are run twice."""
+    x = cc.image(8, 8).fc(4)
+    for _ in range(2):
+        head = x.head(name="aux")
+    assert names(x.softmax(heads=[head])) == ["fc1", "aux", "cost"]
 
 
 def test_only_what_head_returns_is_a_head() -> None:

@@ -16,13 +16,16 @@ import pytest
 
 from cconvnet import nets
 from cconvnet.nets import (
+    BatchNormSpec,
     ConvSpec,
     FcSpec,
     NetSpec,
     PoolSpec,
     RateCurve,
     RbfSpec,
+    SelectSpec,
     overfeat,
+    resnet,
     spec_from_dict,
     spec_to_dict,
     squeezenet,
@@ -52,6 +55,18 @@ COUNTS = {
     "vgg16": (138_357_544, 15_470_264_320),
     "vgg19": (143_667_240, 19_632_062_464),
     "googlenet": (13_378_280, 1_591_044_096),
+    "vgg16-bn": (138_365_992, 15_470_264_320),
+    "googlenet-bn": (13_004_888, 1_506_748_416),
+    "resnet18": (11_689_512, 1_814_073_344),
+    "resnet34": (21_797_672, 3_663_761_408),
+    "resnet50": (25_557_032, 4_089_184_256),
+    "resnet101": (44_549_160, 7_801_405_440),
+    "resnet152": (60_192_808, 11_513_626_624),
+    "resnet20": (269_722, 40_551_040),
+    "resnet32": (464_154, 68_862_592),
+    "resnet44": (658_586, 97_174_144),
+    "resnet56": (853_018, 125_485_696),
+    "resnet110": (1_727_962, 252_887_680),
     "squeezenet-1.0": (1_248_424, 861_339_936),
     "squeezenet-1.1": (1_235_496, 349_151_936),
 }
@@ -87,6 +102,34 @@ def test_googlenet_has_two_heads_in_training_and_none_in_tests() -> None:
     assert counts(without_heads(spec)) == (6_998_552, 1_582_671_872)
 
 
+def test_resnets_have_their_stride_where_they_are_told() -> None:
+    """As many parameters and fewer products, but other answers."""
+    parameters, products = counts(resnet.build(stride_in="1x1"))
+    assert parameters == COUNTS["resnet50"][0] and products < COUNTS["resnet50"][1]
+    strides = {
+        layer.name: layer.stride
+        for layer in resnet.build(stride_in="1x1").layers
+        if isinstance(layer, ConvSpec)
+    }
+    assert strides["layer2_0_conv1"] == (2, 2) and strides["layer2_0_conv2"] == (1, 1)
+
+
+def test_resnets_begin_as_their_shortcuts() -> None:
+    norms = [layer for layer in nets.build("resnet50").layers if isinstance(layer, BatchNormSpec)]
+    assert {norm.gamma for norm in norms if norm.name.endswith("conv3_bn")} == {0.0}
+    assert {norm.gamma for norm in norms if not norm.name.endswith("conv3_bn")} == {1.0}
+    assert len(norms) == 53
+
+
+def test_resnet20_pads_crops_and_shortcuts_with_zeros() -> None:
+    spec = nets.build("resnet20")
+    assert (spec.recipe.pad, spec.recipe.mirror) == (4, True)
+    assert [(step.epoch, step.factor) for step in spec.recipe.steps] == [(82, 0.1), (123, 0.1)]
+    (first, second) = [layer for layer in spec.layers if isinstance(layer, SelectSpec)]
+    assert first.channels == (*[None] * 8, *range(16), *[None] * 8)
+    assert second.channels == (*[None] * 16, *range(32), *[None] * 16)
+
+
 # Images of a step, epochs, rate, momentum; the side of the crop and of the stored images.
 RECIPES: dict[str, tuple[int, int, float, float, int, int]] = {
     "mcdnn-mnist": (1, 800, 0.001, 0.0, 29, 29),
@@ -98,6 +141,7 @@ RECIPES: dict[str, tuple[int, int, float, float, int, int]] = {
     "overfeat-accurate": (128, 90, 0.05, 0.6, 221, 256),
     "vgg16": (256, 74, 0.01, 0.9, 224, 256),
     "googlenet": (32, 250, 0.01, 0.9, 224, 256),
+    "resnet50": (256, 90, 0.1, 0.9, 224, 256),
     "squeezenet-1.0": (512, 68, 0.04, 0.9, 227, 256),
     "squeezenet-1.1": (512, 68, 0.04, 0.9, 224, 256),
 }

@@ -318,7 +318,7 @@ def test_a_network_from_a_file_and_one_that_nothing_trains_are_profiled(
     file.write_text(
         "import cconvnet as cc\nnet = cc.image(8, 8, 1).conv(4, 3, name='mine').fc(2).softmax()\n"
     )
-    for net, layer, size in ((str(file), "mine", ["--size", "12"]), ("resnet50", "conv5_3x3", [])):
+    for net, layer, size in ((str(file), "mine", ["--size", "12"]), ("resnet50", "layer4_1_conv2", [])):
         found = tmp_path / f"{layer}.json"
         words = ["--batch", "2", *size, "--json", str(found)]
         succeed_here("profile", "--net", net, "--layer", layer, "--pass", "forward,fprop", *words)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cconvnet import _problem, bfloat16
+from cconvnet import _problem, bfloat16, nets
 from cconvnet._problem import (
     BiasProblem,
     ConvProblem,
@@ -28,7 +28,7 @@ from cconvnet.testing import buffers, compare, reference
 from cconvnet.testing.buffers import Buffer
 from cconvnet.testing.check import check, check_fused, make_inputs, repro, run
 from cconvnet.testing.inputs import round_to
-from cconvnet.testing.networks import NETWORKS, layers, multiply_adds
+from cconvnet.testing.networks import NETWORKS, layers, layers_of, multiply_adds
 from cconvnet.testing.problems import CONV, LOCAL, with_precision
 from cconvnet.testing.random_problems import random_case
 
@@ -382,7 +382,8 @@ def test_the_networks_are_the_published_ones() -> None:
     """Multiply-adds of convolutions and FC per image, in millions, and parameters without biases."""
 
     def total(network: str) -> tuple[int, int]:
-        gemms = [one.problem() for one in layers(network).values() if one.kind in ("conv", "fc")]
+        every = layers_of(nets.build(network)).values()
+        gemms = [one.problem() for one in every if one.kind in ("conv", "fc")]
         weights = sum(int(np.prod(o.w_shape)) for o in gemms)
         return round(sum(multiply_adds(o) for o in gemms) / 1e6), weights
 

@@ -65,7 +65,7 @@ class OurStep:
         after, fall = self.network.state(), 0.0
         for name, parameter in self.network.parameters.items():
             rate = lr * parameter.rate_factor
-            if rate > 0:
+            if rate > 0 and parameter.learns:
                 # From rest, the velocity is the step itself.
                 step = after[f"{name}.velocity"].astype(np.float64)
                 fall += float((step * step).sum()) / rate

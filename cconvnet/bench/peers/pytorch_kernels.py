@@ -24,7 +24,7 @@ import torch
 from cconvnet.bench.cases import Case
 from cconvnet.bench.peers.gpu import gpu
 from cconvnet.bench.peers.padding import covering_image
-from cconvnet.bench.peers.pytorch_net import neuron
+from cconvnet.bench.peers.pytorch_layers import neuron
 from cconvnet.bench.peers.side import Plan, Refused, Replay, Side
 from cconvnet.bench.tiles import Tiled, tile
 from cconvnet.bench.timing import FLUSHED, GRAPH, wall_seconds

@@ -74,14 +74,18 @@ class PyTorchStep:
         if self.bf16_model:
             self.moved = {id(p): torch.nn.Parameter(p.detach().clone()) for p in self.model.parameters()}
             self.model.to(torch.bfloat16)
-        self.scale = net.input.scale
+        self.factor: Tensor | None = None
+        if net.input.scale != 1 or net.input.deviation is not None:
+            deviation = torch.tensor(net.input.deviation or [1.0] * images.shape[3], device=self.device)
+            self.factor = net.input.scale / deviation.view(1, -1, 1, 1)
         # As from a data loader: cropped, in the model's layout, and in pinned memory for a GPU.
         self.images = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(memory_format=self.layout)
         self.labels = torch.from_numpy(labels).long()
         if self.on_gpu:
             self.images, self.labels = self.images.pin_memory(), self.labels.pin_memory()
         # The mean has one number for each channel; a mean image costs the same.
-        self.mean = torch.full((1, images.shape[3], 1, 1), MEAN, device=self.device)
+        mean = net.input.mean or [MEAN] * images.shape[3]
+        self.mean = torch.tensor(mean, device=self.device).view(1, -1, 1, 1)
         self.optimizer: torch.optim.Optimizer = torch.optim.SGD([torch.empty(0)])
         self.momentum, self.nesterov = net.recipe.momentum, net.recipe.nesterov
         self.losses: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] = self._losses
@@ -92,8 +96,8 @@ class PyTorchStep:
     def _losses(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Return the loss of uint8 images on the device, and the sum of all costs with their factors."""
         x = images.to(torch.float32).sub_(self.mean)
-        if self.scale != 1:
-            x = x.mul_(self.scale)
+        if self.factor is not None:
+            x = x.mul_(self.factor)
         if self.bf16_model:
             x = x.to(torch.bfloat16)
         # Each weight is used once, and cached casts must not outlive a capture.

@@ -24,7 +24,7 @@ from cconvnet.bench.peers.pytorch_net import Net
 from cconvnet.data import Batch, Loader, mean_image, open_source
 from cconvnet.data.splits import Split, StoredSplit
 from cconvnet.nets import LayerSpec, NetSpec, RateCurve
-from cconvnet.nets.specs import WeightedSpec
+from cconvnet.nets.layer_spec import WeightedSpec
 from cconvnet.network import Network
 from cconvnet.training.option_values import parse_lr_scale
 from cconvnet.training.schedule import StepSchedule
@@ -79,7 +79,10 @@ class PyTorchTraining:
         self.bf16 = precision == "bf16"
         source = open_source(data, size=self.spec.input.height)
         self.images, self.tests = in_memory(source.train), in_memory(source.test)
-        self.mean = torch.from_numpy(mean_image(self.images)).permute(2, 0, 1)[None]
+        own, channels = self.spec.input, self.spec.input.channels
+        mean = torch.from_numpy(mean_image(self.images)).permute(2, 0, 1)[None]
+        self.mean = mean if own.mean is None else torch.tensor(own.mean).view(1, -1, 1, 1)
+        self.factor = own.scale / torch.tensor(own.deviation or [1.0] * channels).view(1, -1, 1, 1)
         self.state = Network(self.spec, batch=self.batch, devices=["cpu:0"], seed=seed).state()
         seconds = {layout: self._seconds_of_step(layout) for layout in LAYOUTS}
         self.layout = min(LAYOUTS, key=seconds.__getitem__)
@@ -98,7 +101,7 @@ class PyTorchTraining:
     def _input(self, part: Batch) -> Tensor:
         """Return the images as the first layer reads them: minus the mean, cropped, mirrored and scaled."""
         x = torch.from_numpy(part.images).permute(0, 3, 1, 2).contiguous(memory_format=self.format)
-        x = x.to(torch.float32).sub_(self.mean).mul_(self.spec.input.scale)
+        x = x.to(torch.float32).sub_(self.mean).mul_(self.factor)
         pad, height, width = self.spec.recipe.pad, self.spec.input.height, self.spec.input.width
         if x.shape[2:] != (height, width) or part.top.any() or part.left.any():
             padded = F.pad(x, (pad,) * 4)
