@@ -7,6 +7,7 @@ The modules, in the order of reading:
     inputs: random inputs of every operation.
     buffers: arrays between guard bands.
     compare: exact comparisons and bounds of errors.
+    apart: fused operations computed by the separate ones.
     check: the test of one operation on one problem.
 """
 

@@ -299,8 +299,12 @@ def random_case(seed: int, operations: dict[str, Any]) -> tuple[str, Any, dict[s
         arguments["offset"] = 4
     spec, element = operations[operation], arguments.get("element", "fp32")
     output = next(iter(spec.output_shapes(problem)))
-    # An array of floats and one of bfloat16s are never the same.
-    places = [name for name in spec.in_place if spec.dtype(name, element) == spec.dtype(output, element)]
+    # An array of floats and one of bfloat16s are never the same, and one that is left out is none.
+    places = [
+        name
+        for name in spec.in_place
+        if spec.dtype(name, element) == spec.dtype(output, element) and arguments.get(name, True)
+    ]
     if places and random.random() < 0.3:
         arguments["in_place"] = str(random.choice(places))
     if operation.endswith(("dgrad", "maxpool_backward")) and arguments["data"] == "exact":
