@@ -108,6 +108,19 @@ def test_only_an_update_moves_running_statistics(device: Device) -> None:
     assert moved == set(running(network))
 
 
+def test_a_step_of_several_batches_moves_running_statistics_once() -> None:
+    network = loaded("cpu:0", accumulates=True)
+    network.accumulate(0)
+    first = network.parameters["bn1.mean"].host("gradient")
+    network.load(**batch_of(RESIDUAL, 6, seed=3))
+    network.forward(train=True)
+    x = network.outputs("conv1").astype(np.float64).reshape(-1, 8)
+    network.train_step(1, 0.05, 0.9)
+    np.testing.assert_allclose(
+        network.state()["bn1.mean"], 0.1 * (first + x.mean(axis=0)) / 2, rtol=1e-5, atol=1e-6
+    )
+
+
 def test_a_step_whose_loss_is_not_finite_changes_nothing(device: Device) -> None:
     network = loaded(device)
     network.train_step(0, 0.05, 0.9)
