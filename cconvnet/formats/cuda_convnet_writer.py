@@ -16,6 +16,7 @@ from cconvnet.formats.ini import ConfigError
 from cconvnet.formats.rates import CURVES, curve_text, has_text
 from cconvnet.nets import (
     DATA,
+    BatchNormSpec,
     BlurSpec,
     ConcatSpec,
     ContrastNormSpec,
@@ -225,6 +226,10 @@ def _no_select(layer: Any, found: Mapping[str, Shape]) -> LayerSpec:
     raise _cannot(layer, "the files deal channels out at random and cannot list them")
 
 
+def _no_batch_norm(layer: Any, found: Mapping[str, Shape]) -> LayerSpec:
+    raise _cannot(layer, "the files have no batch normalisation; a folded network has none either")
+
+
 def _no_rbf(layer: Any, found: Mapping[str, Shape]) -> LayerSpec:
     raise _cannot(layer, "the files have no distances from codes")
 
@@ -288,6 +293,7 @@ _NORMAL: dict[type[LayerSpec], Callable[[Any, Mapping[str, Shape]], LayerSpec]] 
     BlurSpec: _normal_blur,
     SelectSpec: _no_select,
     RbfSpec: _no_rbf,
+    BatchNormSpec: _no_batch_norm,
     **dict.fromkeys((NeuronSpec, MaxSpec, ConcatSpec, SoftmaxCostSpec), lambda layer, found: _checked(layer)),
 }
 

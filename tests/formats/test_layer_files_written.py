@@ -159,6 +159,12 @@ CANNOT = {
     "caffenet": "layer drop6: inverted=True",
     "zfnet": "layer conv1: rounding='floor'",
     "nin": "layer conv1: rounding='floor'",
+    "vgg16-bn": "layer conv1_1_bn: the files have no batch normalisation",
+    "googlenet-bn": "layer cost1: is a head",
+    **dict.fromkeys(
+        (f"resnet{depth}" for depth in (18, 20, 32, 34, 44, 50, 56, 101, 110, 152)),
+        "layer conv1: (rounding|bias=None)",
+    ),
     "squeezenet-1.0": "layer dropout1: inverted=True",
     "squeezenet-1.1": "layer conv1: rounding='floor'",
 }
