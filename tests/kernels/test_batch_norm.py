@@ -31,7 +31,7 @@ EXACT = [
 ]
 # Rows that end in and behind strands, groups and groups of groups; two and three launches.
 REAL = [
-    BatchNormProblem(2, 3),
+    BatchNormProblem(9, 3),
     BatchNormProblem(7, 13, 5),
     BatchNormProblem(33, 64),
     BatchNormProblem(257, 300, eps=1e-3),
