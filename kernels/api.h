@@ -153,8 +153,8 @@ void relu_bias_backward(const BiasProblem& problem, const T* y, const T* dy, flo
 // ---- neurons --------------------------------------------------------------------------------------------
 // Elementwise, in place allowed (y = x; dx = dy). relu_backward needs only the output: dx = y > 0 ? dy : 0.
 // neuron_backward: dx = dy * f'(x), from x and y = f(x). At a kink the derivative is 0: for relu and brelu
-// (at both ends) and for abs. sqrt's derivative at 0 is infinite, as in mathematics. Source: cuda-convnet's
-// neuron types.
+// (at both ends) and for abs. sqrt's derivative at 0 is infinite, as in mathematics. Sources: cuda-convnet's
+// neuron types; for silu Elfwing et al. 2018, section 2.
 template <class T>
 void relu_forward(int count, const T* x, T* y, Stream stream);
 template <class T>

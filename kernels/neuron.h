@@ -1,6 +1,6 @@
 // cuda-convnet's neurons, f(x) and f'(x), for the CUDA kernels and the CPU build alike.
 //
-// The formulas neither overflow nor cancel. exp is only taken of values at most 0. The derivatives of tanh
+// The formulas do not overflow, and cancel only where a derivative is about to change its sign. exp is only taken of values at most 0. The derivatives of tanh
 // and logistic are computed from that exponential, not from 1 - y, which has lost its digits where the neuron
 // saturates. Every f passes a NaN on, so that a fault of an earlier layer stays visible.
 #pragma once
@@ -45,6 +45,8 @@ CCONVNET_HOST_DEVICE float neuron_value(float x, float a, float b) {
       return sqrtf(x);
     case Neuron::brelu:
       return x >= a ? a : relu(x);
+    case Neuron::silu:
+      return x * logistic(x);
   }
   return x;
 }
@@ -76,6 +78,11 @@ CCONVNET_HOST_DEVICE float neuron_derivative(float x, float y, float a, float b)
       return 0.5f / y;
     case Neuron::brelu:
       return x > 0.0f && x < a ? 1.0f : 0.0f;
+    case Neuron::silu: {
+      // With f = logistic: f + x f (1 - f). Near its zero at -1.28 the sum 1 + x is exact.
+      const float e = expf(-fabsf(x));
+      return (x >= 0.0f ? 1.0f + e + x * e : e * (1.0f + x + e)) / ((1.0f + e) * (1.0f + e));
+    }
   }
   return 0.0f;
 }
@@ -103,6 +110,8 @@ void dispatch_neuron(Neuron neuron, const Function& function) {
       return function(std::integral_constant<Neuron, Neuron::sqrt>());
     case Neuron::brelu:
       return function(std::integral_constant<Neuron, Neuron::brelu>());
+    case Neuron::silu:
+      return function(std::integral_constant<Neuron, Neuron::silu>());
   }
 }
 

@@ -193,8 +193,9 @@ struct BiasProblem {
 
 // cuda-convnet's neurons, f(x):
 //   linear a*x + b; relu max(0, x); tanh a*tanh(b*x); logistic 1/(1 + exp(-x)); softrelu log(1 + exp(x));
-//   abs |x|; square x*x; sqrt sqrt(x); brelu min(a, max(0, x)).
-enum class Neuron { linear, relu, tanh, logistic, softrelu, abs, square, sqrt, brelu };
+//   abs |x|; square x*x; sqrt sqrt(x); brelu min(a, max(0, x));
+// and one that it does not have, silu x/(1 + exp(-x)).
+enum class Neuron { linear, relu, tanh, logistic, softrelu, abs, square, sqrt, brelu, silu };
 
 struct NeuronProblem {
   int count;

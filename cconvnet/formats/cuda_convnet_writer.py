@@ -158,6 +158,8 @@ def _checked(layer: LayerSpec) -> LayerSpec:
         raise _cannot(layer, f"device={layer.device!r}: the files number devices from 0")
     neuron = getattr(layer, "neuron", None)
     if neuron is not None:
+        if neuron.kind not in NEURONS:
+            raise _cannot(layer, f"neuron={neuron.kind}: the files have no such neuron")
         count = NEURONS[neuron.kind]
         plain = Neuron(neuron.kind, *(neuron.a, neuron.b)[:count])
         layer = dataclasses.replace(layer, neuron=plain)  # type: ignore[call-arg]

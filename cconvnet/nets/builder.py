@@ -165,8 +165,16 @@ class Value(End):
         return self.neuron("softrelu", **place)
 
     def brelu(self, a: float, **place: Unpack[Place]) -> Value:
-        """Add min(a, max(0, x)); ``brelu(6)`` is ReLU6."""
+        """Add min(a, max(0, x))."""
         return self.neuron("brelu", a, **place)
+
+    def relu6(self, **place: Unpack[Place]) -> Value:
+        """Add min(6, max(0, x)), which is ``brelu(6)``."""
+        return self.brelu(6, **place)
+
+    def silu(self, **place: Unpack[Place]) -> Value:
+        """Add x / (1 + exp(-x)), also called swish."""
+        return self.neuron("silu", **place)
 
     def neuron(
         self, kind: Neuron | str, a: float = 1.0, b: float | None = None, **place: Unpack[Place]

@@ -65,7 +65,7 @@ def value_text(value: Any) -> Any:
             return f"gaussian({value.sigma:g})"
         case Init():
             return value.kind
-        case Neuron(kind="relu" | "logistic" | "abs" | "square" | "sqrt" | "softrelu"):
+        case Neuron(kind="relu" | "logistic" | "abs" | "square" | "sqrt" | "softrelu" | "silu"):
             return value.kind
         case Neuron():
             return f"{value.kind}[{value.a:g},{value.b:g}]"

@@ -11,7 +11,7 @@ from cconvnet.errors import nearest
 
 Pair = tuple[int, int]
 Padding = tuple[int | Pair, int | Pair]  # (vertical, horizontal); a pair is (before, after)
-NEURONS = ("linear", "relu", "tanh", "logistic", "softrelu", "abs", "square", "sqrt", "brelu")
+NEURONS = ("linear", "relu", "tanh", "logistic", "softrelu", "abs", "square", "sqrt", "brelu", "silu")
 CURVES = ("constant", "linear", "exp", "dexp", "jdexp", "cosine", "poly", "epochs")
 _TO_ZERO = ("linear", "cosine", "poly", "epochs")  # curves that may end at 0
 

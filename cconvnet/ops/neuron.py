@@ -30,10 +30,10 @@ def neuron_forward(
     x: Array, neuron: str, a: float = 1.0, b: float = 0.0, *, out: Array | None = None,
     device: str | Device | None = None,
 ) -> Array:  # fmt: skip
-    """Return f(x) for one of cuda-convnet's activation functions; in place allowed (``out=x``).
+    """Return f(x) for an activation function; in place allowed (``out=x``).
 
-    They are linear a*x+b, relu, tanh a*tanh(b*x), logistic, softrelu log(1+e^x), abs, square, sqrt and
-    brelu min(a, max(0, x)). x may have any shape.
+    Those of cuda-convnet are linear a*x+b, relu, tanh a*tanh(b*x), logistic, softrelu log(1+e^x), abs,
+    square, sqrt and brelu min(a, max(0, x)). Another is silu x/(1+e^-x). x may have any shape.
     """
     call = Call(NEURON_FORWARD, device, x=x)
     return call.run(_problem(call, neuron, a, b), out=out)

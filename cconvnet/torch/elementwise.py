@@ -50,12 +50,12 @@ def relu(input: Any, *, device: str | Device | None = None) -> Any:
 def neuron(
     input: Any, neuron: str, a: float = 1.0, b: float = 0.0, *, device: str | Device | None = None
 ) -> Any:
-    """Return one of cuda-convnet's activation functions of a tensor of any shape.
+    """Return an activation function of a tensor of any shape.
 
     Args:
         input: The tensor.
-        neuron: linear a*x+b, relu, tanh a*tanh(b*x), logistic, softrelu log(1+e^x), abs, square, sqrt or
-            brelu min(a, max(0, x)).
+        neuron: linear a*x+b, relu, tanh a*tanh(b*x), logistic, softrelu log(1+e^x), abs, square, sqrt,
+            brelu min(a, max(0, x)) or silu x/(1+e^-x).
         a: The function's first parameter.
         b: Its second.
         device: The device of CPU tensors.

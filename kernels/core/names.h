@@ -20,10 +20,11 @@ constexpr Name<Precision> kPrecisions[] = {{"fp32", Precision::fp32},
                                            {"bf16", Precision::bf16}};
 constexpr Name<LrnRegion> kRegions[] = {{"across_channels", LrnRegion::across_channels},
                                         {"same_map", LrnRegion::same_map}};
-constexpr Name<Neuron> kNeurons[] = {
-    {"linear", Neuron::linear},     {"relu", Neuron::relu},         {"tanh", Neuron::tanh},
-    {"logistic", Neuron::logistic}, {"softrelu", Neuron::softrelu}, {"abs", Neuron::abs},
-    {"square", Neuron::square},     {"sqrt", Neuron::sqrt},         {"brelu", Neuron::brelu}};
+constexpr Name<Neuron> kNeurons[] = {{"linear", Neuron::linear},     {"relu", Neuron::relu},
+                                     {"tanh", Neuron::tanh},         {"logistic", Neuron::logistic},
+                                     {"softrelu", Neuron::softrelu}, {"abs", Neuron::abs},
+                                     {"square", Neuron::square},     {"sqrt", Neuron::sqrt},
+                                     {"brelu", Neuron::brelu},       {"silu", Neuron::silu}};
 
 template <class Enum, size_t COUNT>
 Enum from_name(const Name<Enum> (&names)[COUNT], const char* argument, const std::string& given) {

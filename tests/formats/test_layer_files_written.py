@@ -120,6 +120,7 @@ CONV: dict[str, Any] = {"name": "c", "filters": 4, "window": 3, "padding": 1, "i
             small(ConvSpec(**CONV | {"stride": 3, "window": 4})),
             r"layer c: rounding='floor': windows of 4 in steps of 3 do not fill 9 \+ 2 x 1, and the ",
         ),
+        (small(ConvSpec(**CONV, neuron=Neuron("silu"))), r"layer c: neuron=silu: the files have no such neu"),
         (small(ConvSpec(**CONV, bias=None)), r"layer c: bias=None: "),
         (small(ConvSpec(**CONV, bias_weight_decay=0.5)), r"layer c: bias_weight_decay=0.5: "),
         (small(ConvSpec(**CONV, device="cpu:1")), r"layer c: device='cpu:1': the files number devices "),

@@ -20,7 +20,7 @@ EXACT = {
     "sqrt": (1.0, 0.0),
     "brelu": (3.0, 0.0),
 }
-REAL = {**EXACT, "tanh": (1.7159, 0.6666), "logistic": (1.0, 0.0), "softrelu": (1.0, 0.0)}
+REAL = {**EXACT, "tanh": (1.7159, 0.6666), "logistic": (1.0, 0.0), "softrelu": (1.0, 0.0), "silu": (1.0, 0.0)}
 OPERATIONS = ["neuron_forward", "neuron_backward"]
 
 
@@ -78,6 +78,16 @@ def test_saturated_neurons_stay_finite(device: Device, neuron: str) -> None:
     y = run("neuron_forward", problem, device, {"x": x})["y"]
     dx = run("neuron_backward", problem, device, {"x": x, "y": y, "dy": np.ones(6, np.float32)})["dx"]
     assert np.isfinite(y).all() and np.isfinite(dx).all() and (dx >= 0).all()
+
+
+def test_silu_of_large_numbers_is_0_or_the_identity(device: Device, element: str) -> None:
+    problem = NeuronProblem(4, "silu")
+    x = compare.values(np.array([-1e30, -200, 200, 1e30], np.float32))
+    y = compare.values(run("neuron_forward", problem, device, {"x": x}, element=element)["y"])
+    inputs = {"x": x, "y": y, "dy": np.ones(4, np.float32)}
+    dx = compare.values(run("neuron_backward", problem, device, inputs, element=element)["dx"])
+    np.testing.assert_allclose(y, [0, 0, *x[2:]], rtol=2.0**-8)
+    assert dx.tolist() == [0, 0, 1, 1]
 
 
 @pytest.mark.parametrize(("neuron", "kinks"), [("relu", [0.0]), ("abs", [0.0]), ("brelu", [0.0, 2.0])])

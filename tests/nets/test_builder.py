@@ -287,9 +287,11 @@ def test_a_layer_without_weights_is_split_as_its_input_is() -> None:
 def test_known_activation_functions_have_methods() -> None:
     x = cc.image(4, 4)
     made = [x.relu(), x.tanh(), x.logistic(), x.softrelu(), x.brelu(6), x.neuron("sqrt"), x.neuron(RELU)]
+    made += [x.silu(), x.relu6()]
     assert [value.name for value in made] == [
-        *("relu1", "tanh1", "logistic1", "softrelu1", "brelu1", "sqrt1", "relu1")
+        *("relu1", "tanh1", "logistic1", "softrelu1", "brelu1", "sqrt1", "relu1", "silu1", "brelu1")
     ]
+    assert layer(x.conv(4, 3).relu6().fc(2).softmax(), "conv1").neuron == Neuron("brelu", 6)
 
 
 # ---- names and branches ----------------------------------------------------------------------------------

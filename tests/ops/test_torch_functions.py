@@ -108,6 +108,7 @@ CASES: dict[str, Case] = {
         lambda x, **o: ct.neuron(x, "sqrt", **o), torch.sqrt, ((3, 5),), 12, positive=True
     ),
     "neuron brelu": Case(lambda x, **o: ct.neuron(x, "brelu", 1.5, **o), lambda x: x.clamp(0, 1.5), (X,), 1),
+    "neuron silu": Case(lambda x, **o: ct.neuron(x, "silu", **o), functional.silu, (X,), 12),
     "neuron linear": Case(lambda x, **o: ct.neuron(x, "linear", 1.5, 2, **o), lambda x: 1.5 * x + 2, (X,), 4),
     "maximum": Case(ct.maximum, torch.maximum, (X, X), 1),
     "local2d": Case(

@@ -217,6 +217,7 @@ NEURONS = {
     "square": (lambda x: x * x, 1.0, 0.0),
     "sqrt": (math.sqrt, 1.0, 0.0),
     "brelu": (lambda x: min(1.25, max(0.0, x)), 1.25, 0.0),
+    "silu": (lambda x: x / (1 + math.exp(-x)), 1.0, 0.0),
 }
 
 
@@ -242,7 +243,7 @@ def test_neuron_derivative_is_0_at_a_kink(neuron: str, kinks: list[float]) -> No
     assert not reference.neuron_backward(problem, np.array(kinks), y, np.ones(len(kinks))).any()
 
 
-@pytest.mark.parametrize("neuron", ["tanh", "logistic", "softrelu"])
+@pytest.mark.parametrize("neuron", ["tanh", "logistic", "softrelu", "silu"])
 def test_neuron_does_not_overflow(neuron: str) -> None:
     problem = NeuronProblem(4, neuron, 1.0, 1.0)
     x = np.array([-1e4, -700.0, 700.0, 1e4])

@@ -97,6 +97,8 @@ def neuron(function: Neuron, x: Tensor) -> Tensor:
             return x.sqrt()
         case "brelu":
             return x.clamp(0, a)
+        case "silu":
+            return F.silu(x)
     raise PeerMissing(f"PyTorch has no neuron like {function.kind}")
 
 

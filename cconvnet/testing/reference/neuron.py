@@ -49,6 +49,8 @@ def neuron_forward(problem: Any, x: Array) -> Array:
             return np.sqrt(x)
         case "brelu":
             return np.minimum(a, np.maximum(x, 0))
+        case "silu":
+            return x * _logistic(x)
     raise ValueError(f"unknown neuron {problem.neuron!r}")
 
 
@@ -77,4 +79,6 @@ def neuron_backward(problem: Any, x: Array, y: Array, dy: Array) -> Array:
                 return np.asarray(dy * (0.5 / y))
         case "brelu":
             return dy * ((x > 0) & (x < a))
+        case "silu":
+            return dy * (_logistic(x) * (1 + x * _logistic(-x)))
     raise ValueError(f"unknown neuron {problem.neuron!r}")
