@@ -88,6 +88,7 @@ _WIDE = (
     r"^column_(sums|pairs)<[48], ",
     r"^batch_norm_rows<[48], ",
     r"^\w+<\w+:\d+, [48], ",
+    r"^conv_depthwise_(fprop|dgrad)<[48], ",
     r"^lrn_(across_\w+|maxpool_\w+)<\d, true, ",
     r"^lrn_(map|maxpool_ring)<",
     r"^input_transform_bands<",
@@ -131,6 +132,11 @@ PROMISES = (
             r"^column_pairs<[48], ": "neighbouring lanes store one pair each",
             r"^column_sums<4, InputGradients<bfloat16, SplitSums<": "four floats become 8 bytes of bfloat16s",
         },
+    ),
+    Promise(
+        "loads of 16 bytes",
+        r"^conv_depthwise_wgrad<[48], ",
+        lambda kernel: "LDG.16" in _loads(kernel.counts),
     ),
     Promise(
         "maxima of bfloat16s in pairs",

@@ -211,7 +211,7 @@ const FpropTable& conv_fprop_table() {
        fp32_row<32, 32, 8, 4, 4, 1>(),
        // Problems that tensor cores do not support.
        bf16_row<128, 64, 8, 8, 8, 1>(), bf16_row<32, 32, 8, 4, 4, 1>()},
-      few_channels_fprop_rows());
+      joined(depthwise_fprop_rows(), few_channels_fprop_rows()));
   return table;
 }
 

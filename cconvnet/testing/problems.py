@@ -93,6 +93,35 @@ CONV = {
     "wide_c": ConvProblem(1, 3, 4, 150, 8, 3, 3, padding=(1, 1)),
 }
 
+# Each channel has a filter of its own. What is known of windows is their width, stride and dilation along a
+# row: 3 or 5 wide, in steps of 1 or 2, undilated.
+DEPTHWISE = {
+    "3x3": ConvProblem(2, 9, 10, 16, 16, 3, 3, padding=(1, 1), groups=16),
+    "3x3_strided": ConvProblem(2, 9, 11, 24, 24, 3, 3, stride=(2, 2), padding=(1, 1), groups=24),
+    "3x3_strided_below": ConvProblem(1, 8, 6, 8, 8, 3, 3, stride=(2, 2), padding=((0, 1), (0, 1)), groups=8),
+    "5x5": ConvProblem(2, 7, 9, 8, 8, 5, 5, padding=(2, 2), groups=8),
+    "5x5_strided": ConvProblem(1, 11, 10, 16, 16, 5, 5, stride=(2, 2), padding=(2, 2), groups=16),
+    "5x5_strided_below": ConvProblem(2, 8, 10, 8, 8, 5, 5, stride=(2, 2), padding=((1, 2), (1, 2)), groups=8),
+    "2x3_dilated_down": ConvProblem(
+        1, 12, 7, 8, 8, 2, 3, stride=(3, 1), padding=(3, 0), groups=8, dilation=(2, 1)
+    ),
+    "7x7": ConvProblem(1, 9, 8, 8, 8, 7, 7, padding=(3, 3), groups=8),
+    "1x1": ConvProblem(2, 4, 5, 8, 8, 1, 1, groups=8),
+    "dilated": ConvProblem(2, 9, 8, 16, 16, 3, 3, padding=(2, 2), groups=16, dilation=(2, 2)),
+    "dilated_strided": ConvProblem(
+        2, 13, 12, 8, 8, 3, 4, stride=(4, 3), padding=(3, 2), groups=8, dilation=(2, 2)
+    ),
+    "two_shares_of_channels": ConvProblem(1, 4, 5, 136, 136, 3, 3, padding=(1, 1), groups=136),
+    # In wgrad a block has no room for the 17 rows of a filter.
+    "17x3": ConvProblem(1, 19, 4, 128, 128, 17, 3, padding=(8, 1), groups=128),
+    "many_rows": ConvProblem(15, 8, 5, 8, 8, 3, 3, padding=(1, 1), groups=8),
+    "scalar": ConvProblem(3, 7, 9, 13, 13, 3, 3, padding=(1, 1), groups=13),
+    "scalar_strided": ConvProblem(2, 9, 8, 5, 5, 2, 5, stride=(1, 2), padding=(0, 1), groups=5),
+    "scalar_dilated": ConvProblem(2, 9, 8, 70, 70, 2, 3, padding=(1, 2), groups=70, dilation=(3, 2)),
+    "fewer_outputs": ConvProblem(1, 9, 10, 8, 8, 3, 3, padding=(1, 1), groups=8, outputs=(4, 6)),
+    "padded_beyond_filter": ConvProblem(1, 4, 5, 8, 8, 3, 3, padding=(4, 6), groups=8),
+}
+
 LOCAL = {
     "plain": LocalProblem(5, 6, 6, 8, 12, 3, 3, padding=(1, 1)),
     "tail": LocalProblem(3, 4, 5, 7, 37, 3, 3, padding=(1, 1)),

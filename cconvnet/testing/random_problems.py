@@ -83,6 +83,8 @@ def random_conv(
     elif unequal < 0.4:
         plain = kind(**arguments)
         arguments["outputs"] = tuple(int(random.integers(1, most + 2)) for most in (plain.p, plain.q))
+    elif unequal > 0.9 and kind is ConvProblem:
+        arguments["groups"] = arguments["k"] = arguments["c"]  # a filter for each channel
     return kind(**arguments)
 
 
@@ -164,7 +166,7 @@ def random_contrast_norm(random: np.random.Generator) -> ContrastNormProblem:
 
 def _random_neuron(random: np.random.Generator, data: str) -> NeuronProblem:
     exact = ["linear", "relu", "abs", "square", "sqrt", "brelu"]
-    neurons = exact if data == "exact" else [*exact, "tanh", "logistic", "softrelu"]
+    neurons = exact if data == "exact" else [*exact, "tanh", "logistic", "softrelu", "silu"]
     a, b = random.choice([0.5, 1.0, 2.0, 3.0], 2)
     return NeuronProblem(_size(random, 3000), str(random.choice(neurons)), float(a), float(b))
 

@@ -51,6 +51,13 @@ size_t no_workspace(const Problem&) {
 bool logs_choices();
 void log_choice(const std::string& row, const std::string& problem);
 
+// The rows of two files.
+template <class Row>
+std::vector<Row> joined(std::vector<Row> rows, const std::vector<Row>& more) {
+  rows.insert(rows.end(), more.begin(), more.end());
+  return rows;
+}
+
 template <class Problem, class Arguments>
 class SelectionTable {
  public:

@@ -270,14 +270,17 @@ const FpropTable& fprop_table() {
 }
 
 const DgradTable& dgrad_table() {
-  static const DgradTable table(
-      "conv_dgrad", {winograd_dgrad_row(), {"onednn", false, always, always, no_workspace, launch_dgrad}});
+  static const DgradTable table("conv_dgrad",
+                                {depthwise_dgrad_row(),
+                                 winograd_dgrad_row(),
+                                 {"onednn", false, always, always, no_workspace, launch_dgrad}});
   return table;
 }
 
 const WgradTable& wgrad_table() {
   static const WgradTable table("conv_wgrad",
-                                {few_channels_wgrad_row(),
+                                {depthwise_wgrad_row(),
+                                 few_channels_wgrad_row(),
                                  winograd_wgrad_row(),
                                  {"onednn", false, always, always, no_workspace, launch_wgrad}});
   return table;

@@ -23,6 +23,10 @@ inline void apply_after_bias(const Epilogue& epilogue, Precision precision, int 
   }
 }
 
+// conv_depthwise.cpp
+DgradTable::Row depthwise_dgrad_row();
+WgradTable::Row depthwise_wgrad_row();
+
 // conv_wgrad_few_channels.cpp
 WgradTable::Row few_channels_wgrad_row();
 

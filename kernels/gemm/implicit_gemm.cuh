@@ -182,4 +182,9 @@ const WgradTable& conv_wgrad_table();
 std::vector<FpropTable::Row> few_channels_fprop_rows();
 std::vector<WgradTable::Row> few_channels_wgrad_rows();
 
+// The rows of convolutions whose channels have one filter each, in conv_depthwise.cu.
+std::vector<FpropTable::Row> depthwise_fprop_rows();
+std::vector<DgradTable::Row> depthwise_dgrad_rows();
+std::vector<WgradTable::Row> depthwise_wgrad_rows();
+
 }  // namespace cconvnet

@@ -29,11 +29,22 @@ from cconvnet._problem import (
 from cconvnet.devices import PRECISIONS, Device, get_device
 from cconvnet.operations import OPERATIONS
 from cconvnet.testing.check import check, own_impls
-from cconvnet.testing.problems import CONTRAST_NORM, CONV, FC, LOCAL, LRN, LRN_POOL, POOL, with_precision
+from cconvnet.testing.problems import (
+    CONTRAST_NORM,
+    CONV,
+    DEPTHWISE,
+    FC,
+    LOCAL,
+    LRN,
+    LRN_POOL,
+    POOL,
+    with_precision,
+)
 
+_DEPTHWISE = [DEPTHWISE[name] for name in ("3x3", "5x5_strided", "dilated", "scalar")]
 # By an operation's name or its first word. Of each, one that fills blocks and one that leaves threads over.
 _PROBLEMS: dict[str, list[Any]] = {
-    "conv": [CONV["plain"], CONV["tail"], CONV["unequal_and_dilated"], CONV["rgb"]],
+    "conv": [CONV["plain"], CONV["tail"], CONV["unequal_and_dilated"], CONV["rgb"], *_DEPTHWISE],
     "local": [LOCAL["plain"], LOCAL["tail"]],
     "fc": [FC["plain"], FC["tail"]],
     "batch": [BatchNormProblem(64, 32), BatchNormProblem(7, 13, 5)],

@@ -64,6 +64,8 @@ _PROBLEMS: dict[str, list[Any]] = {
         ConvProblem(9, 31, 30, 3, 32, 5, 5, stride=(2, 2)),
         ConvProblem(1, 40, 40, 32, 32, 3, 3),
         ConvProblem(5, 13, 12, 48, 64, 5, 5, padding=(2, 2)),
+        ConvProblem(9, 23, 22, 48, 48, 5, 5, stride=(2, 2), padding=(2, 2), groups=48),
+        ConvProblem(9, 13, 12, 48, 48, 3, 3, padding=(2, 2), groups=48, dilation=(2, 2)),
     ],
     "local": [LocalProblem(5, 12, 12, 8, 16, 3, 3), LocalProblem(70, 2, 2, 300, 12, 2, 2)],
     "fc": [FcProblem(33, 700, 1100), FcProblem(140, 1030, 10)],

@@ -20,6 +20,7 @@ PRODUCTS = {
     "conv/several_groups_of_rows": ConvProblem(5, 9, 9, 72, 16, 3, 3, padding=(1, 1)),
     "conv/long_columns": ConvProblem(9, 13, 13, 8, 8, 3, 3, padding=(1, 1)),
     "conv/strided_tail": ConvProblem(3, 9, 11, 40, 8, 3, 3, stride=(2, 2), padding=(1, 1)),
+    "conv/depthwise": ConvProblem(3, 9, 11, 16, 16, 3, 3, stride=(2, 2), padding=(1, 1), groups=16),
     "conv/split": ConvProblem(2, 5, 6, 24, 264, 3, 3, padding=(1, 1)),
     **{f"local/{name}": LOCAL[name] for name in ("plain", "tail")},
     **{f"fc/{name}": FC[name] for name in ("plain", "tail", "one_image")},

@@ -15,7 +15,8 @@ from cconvnet.operations import workspace_size
 from cconvnet.testing.check import make_inputs, own_impls
 from cconvnet.testing.problems import with_precision
 
-# 1x1, 3x3 and 5x5 filters, a tail of channels, groups, few channels, a split along k, pixels left over.
+# 1x1, 3x3 and 5x5 filters, a tail of channels, groups, few channels, a split along k, pixels left over,
+# a filter for each channel.
 CONVOLUTIONS = [
     ConvProblem(2, 7, 7, 32, 48, 1, 1),
     ConvProblem(2, 9, 8, 16, 32, 3, 3, padding=(1, 1)),
@@ -24,6 +25,7 @@ CONVOLUTIONS = [
     ConvProblem(2, 11, 11, 3, 16, 3, 3, (2, 2)),
     ConvProblem(1, 3, 3, 512, 16, 3, 3, padding=(1, 1)),
     ConvProblem(1, 11, 11, 8, 8, 3, 3, (3, 3), outputs=(2, 2)),
+    ConvProblem(2, 7, 6, 16, 16, 3, 3, padding=(1, 1), groups=16),
 ]
 # (channels before, channels behind): on boundaries of vectors, and off them.
 SIDES = [(16, 8), (4, 12), (3, 2)]

@@ -22,6 +22,7 @@ from cconvnet._problem import (
     SoftmaxProblem,
 )
 from cconvnet.devices import get_device
+from cconvnet.testing.problems import DEPTHWISE, with_precision
 
 _LRN_POOL = (LrnProblem(1, 6, 6, 16), PoolProblem(1, 6, 6, 16))
 _LRN_POOL_SCALAR = (LrnProblem(1, 6, 6, 6), PoolProblem(1, 6, 6, 6))
@@ -30,6 +31,13 @@ _LRN_POOL_WIDE = (LrnProblem(1, 46, 46, 16), PoolProblem(1, 46, 46, 16, (45, 45)
 # Operation, problem, element type, bytes by which the arrays miss a 16-byte boundary, and the row: its name
 # after the operation's.
 CUDA = [
+    ("conv_fprop", DEPTHWISE["3x3"], "fp32", 0, "depthwise_fp32"),
+    ("conv_fprop", DEPTHWISE["3x3"], "fp32", 4, "depthwise_fp32_scalar"),
+    ("conv_fprop", DEPTHWISE["scalar"], "fp32", 0, "depthwise_fp32_scalar"),
+    ("conv_fprop", with_precision(DEPTHWISE["3x3"], "tf32"), "fp32", 0, "depthwise_fp32"),
+    ("conv_dgrad", with_precision(DEPTHWISE["3x3"], "bf16"), "bf16", 0, "depthwise_bf16"),
+    ("conv_wgrad", with_precision(DEPTHWISE["3x3"], "bf16"), "bf16", 2, "depthwise_bf16_scalar"),
+    ("conv_wgrad", DEPTHWISE["7x7"], "fp32", 0, "depthwise_fp32"),
     ("lrn_forward", LrnProblem(1, 2, 2, 16), "fp32", 0, "across_fp32"),
     ("lrn_forward", LrnProblem(1, 2, 2, 24), "bf16", 2, "across_bf16"),
     ("lrn_forward", LrnProblem(1, 2, 2, 8, 5, 1e-4, 0.5), "fp32", 0, "any_fp32"),
