@@ -397,12 +397,13 @@ const DgradTable& conv_dgrad_table() {
   static const DgradTable table(
       "conv_dgrad",
       {// A side of 48 is for AlexNet's second layer, one of 96 for those after it. Steps of 32 leave registers
-       // for the rows of dy: 192 x 96 x 64 spills.
+       // for the rows of dy: 192 x 96 x 64 spills. 256 x 64 is for 64 channels, as in the forward pass.
        tensor_row<bfloat16, 128, 128, 64, 64, 64, 3>(), tensor_row<bfloat16, 192, 96, 32, 96, 48, 4>(),
        tensor_row<bfloat16, 128, 96, 64, 64, 48, 3>(), tensor_row<bfloat16, 256, 48, 64, 64, 48, 2>(),
-       tensor_row<bfloat16, 128, 64, 64, 64, 32, 3>(), tensor_row<bfloat16, 64, 64, 64, 32, 32, 3>(),
-       tensor_row<float, 128, 128, 32, 64, 64, 3>(), tensor_row<float, 128, 96, 32, 64, 48, 3>(),
-       tensor_row<float, 256, 48, 32, 64, 48, 2>(), tensor_row<float, 128, 64, 32, 64, 32, 3>(),
+       tensor_row<bfloat16, 256, 64, 64, 64, 64, 2>(), tensor_row<bfloat16, 128, 64, 64, 64, 32, 3>(),
+       tensor_row<bfloat16, 64, 64, 64, 32, 32, 3>(), tensor_row<float, 128, 128, 32, 64, 64, 3>(),
+       tensor_row<float, 128, 96, 32, 64, 48, 3>(), tensor_row<float, 256, 48, 32, 64, 48, 2>(),
+       tensor_row<float, 256, 64, 32, 64, 64, 2>(), tensor_row<float, 128, 64, 32, 64, 32, 3>(),
        tensor_row<float, 64, 64, 32, 32, 32, 3>(), fp32x3_row<64, 64, 16, 32, 32, 4>(),
        fp32_row<128, 128, 16, 8, 8, 4>(), fp32_row<128, 64, 16, 8, 8, 4>(), fp32_row<64, 64, 16, 8, 4, 4>(),
        fp32_row<128, 32, 16, 8, 4, 4>(), fp32_row<32, 32, 16, 4, 4, 4>(), fp32_row<128, 64, 8, 8, 8, 1>(),

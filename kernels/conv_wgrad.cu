@@ -197,11 +197,13 @@ WgradTable::Row bf16_row() {
 const WgradTable& conv_wgrad_table() {
   static const WgradTable table(
       "conv_wgrad",
-      {// A side of 96 is for AlexNet's first and fourth layers.
+      {// A side of 96 is for AlexNet's first and fourth layers. Three columns of 64 x 192 are the 9 taps of 64
+       // channels.
        tensor_row<bfloat16, 128, 128, 64, 64, 64, 3>(), tensor_row<bfloat16, 96, 128, 64, 48, 64, 3>(),
-       tensor_row<bfloat16, 192, 96, 64, 96, 48, 2>(), tensor_row<bfloat16, 64, 128, 64, 32, 64, 3>(),
-       tensor_row<bfloat16, 64, 64, 64, 32, 32, 3>(), tensor_row<float, 128, 128, 32, 64, 64, 3>(),
-       tensor_row<float, 96, 128, 32, 48, 64, 3>(), tensor_row<float, 64, 128, 32, 32, 64, 3>(),
+       tensor_row<bfloat16, 192, 96, 64, 96, 48, 2>(), tensor_row<bfloat16, 64, 192, 64, 64, 48, 3>(),
+       tensor_row<bfloat16, 64, 128, 64, 32, 64, 3>(), tensor_row<bfloat16, 64, 64, 64, 32, 32, 3>(),
+       tensor_row<float, 128, 128, 32, 64, 64, 3>(), tensor_row<float, 96, 128, 32, 48, 64, 3>(),
+       tensor_row<float, 64, 192, 32, 64, 48, 3>(), tensor_row<float, 64, 128, 32, 32, 64, 3>(),
        tensor_row<float, 64, 64, 32, 32, 32, 3>(), fp32x3_row<64, 64, 16, 32, 32, 4>(),
        fp32_row<128, 128, 16, 8, 8, 4>(), fp32_row<96, 128, 16, 8, 8, 4>(), fp32_row<64, 128, 16, 8, 8, 4>(),
        fp32_row<64, 64, 16, 8, 4, 4>(), fp32_row<32, 128, 16, 4, 8, 4>(), fp32_row<32, 32, 16, 4, 4, 4>(),

@@ -165,18 +165,18 @@ constexpr TileCost tile_cost() {
   }
 }
 
-// The only tile of floats that are split.
-constexpr TileCost kSplitTile = tensor_cost(64, 64, 16, 32, 32, 4, 4, 2, true);
-
-// The usual tiles, which the tables have with the longer side along m or along n.
-constexpr TileCost kUsualTiles[][4] = {
+// The usual tiles of each precision, which the tables have with the longer side along m or along n. One of
+// size 0 ends them.
+constexpr TileCost kUsualTiles[][6] = {
     {lanes_cost(128, 128, 16, 8, 8, 4, 2), lanes_cost(128, 96, 16, 8, 8, 4, 2),
      lanes_cost(128, 64, 16, 8, 8, 4, 3), lanes_cost(64, 64, 16, 8, 4, 4, 4)},
     {tensor_cost(128, 128, 32, 64, 64, 3, 4, 2), tensor_cost(128, 96, 32, 64, 48, 3, 4, 2),
-     tensor_cost(128, 64, 32, 64, 32, 3, 4, 3), tensor_cost(64, 64, 32, 32, 32, 3, 4, 4)},
+     tensor_cost(192, 64, 32, 48, 64, 3, 4, 2), tensor_cost(128, 64, 32, 64, 32, 3, 4, 3),
+     tensor_cost(64, 64, 32, 32, 32, 3, 4, 4)},
     {tensor_cost(128, 128, 64, 64, 64, 3, 2, 2), tensor_cost(128, 96, 64, 64, 48, 3, 2, 2),
-     tensor_cost(128, 64, 64, 64, 32, 3, 2, 3), tensor_cost(64, 64, 64, 32, 32, 3, 2, 4)},
-    {kSplitTile, kSplitTile, kSplitTile, kSplitTile}};
+     tensor_cost(192, 64, 64, 48, 64, 3, 2, 2), tensor_cost(128, 64, 64, 64, 32, 3, 2, 3),
+     tensor_cost(64, 64, 64, 32, 32, 3, 2, 4)},
+    {tensor_cost(64, 64, 16, 32, 32, 4, 4, 2, true)}};
 
 }  // namespace cost
 
@@ -188,6 +188,7 @@ inline int split_count(const GemmSize& size) {
   const int64_t most = std::max(1, size.k / kMinSplit);
   int64_t best = 1, least = std::numeric_limits<int64_t>::max();
   for (cost::TileCost tile : cost::kUsualTiles[static_cast<int>(size.precision)]) {
+    if (tile.block_m == 0) break;
     if (size.m < size.n) std::swap(tile.block_m, tile.block_n);
     const int64_t tiles = cost::tiles(tile, size);
     for (int64_t held = 0, before = 0; held <= 6; ++held) {

@@ -36,8 +36,8 @@ struct TensorTile {
   // Registers for the sums and for what else a thread holds.
   static constexpr int SUMS = WARP_M * WARP_N / 32;
   static constexpr int REGISTERS = SUMS > 64 ? 255 : SUMS > 32 ? 168 : 128;
-  // For copies of what is in shared memory. Floats are converted, which takes some too.
-  static constexpr bool SPARES_REGISTERS = SUMS <= (sizeof(T) == 2 ? 128 : 96);
+  // For copies of what is in shared memory. Conversions of floats take some too, and so do 256 rows.
+  static constexpr bool SPARES_REGISTERS = SUMS <= (sizeof(T) == 2 && BLOCK_M < 256 ? 128 : 96);
   static constexpr int MIN_BLOCKS = 65536 / (REGISTERS * THREADS);
   static constexpr int STAGE_BYTES = (BLOCK_M + BLOCK_N) * BLOCK_K * sizeof(T);
   static constexpr int RESULT_BYTES = (BLOCK_N + WARPS_N) * BLOCK_M * 4;

@@ -39,7 +39,7 @@ def conflicts(lines: list[list[int]], height: int, width: int) -> int:
 
 
 def test_each_output_of_a_tile_is_one_thread_s(found: gemm_layout.Layout) -> None:
-    assert len(found.threads) == 26
+    assert len(found.threads) == 30
     for name, threads in found.threads.items():
         block_m, block_n, _ = (int(side) for side in name.split("_")[1].split("x"))
         outputs = Counter(
@@ -73,7 +73,7 @@ def test_a_swizzle_permutes_the_chunks_of_a_line(found: gemm_layout.Layout) -> N
 
 def test_what_a_warp_reads_at_once_is_on_different_banks(found: gemm_layout.Layout) -> None:
     """ldmatrix reads a chunk of eight lines; floats across k are read as two chunks of four lines."""
-    assert len(found.swizzles) == 68
+    assert len(found.swizzles) == 84
     for name, lines in found.swizzles.items():
         by_pairs = name.startswith(("fp32x3", "tf32")) and name.endswith("across_k")
         assert conflicts(lines, *((4, 2) if by_pairs else (8, 1))) == 0, name
@@ -81,7 +81,7 @@ def test_what_a_warp_reads_at_once_is_on_different_banks(found: gemm_layout.Layo
 
 def test_finished_sums_are_written_and_read_on_different_banks(found: gemm_layout.Layout) -> None:
     """A warp writes two chunks of four rows at once; it reads eight chunks of a row, or four of two rows."""
-    assert len(found.results) == 17
+    assert len(found.results) == 21
     for name, rows in found.results.items():
         positions = sorted(position for row in rows for position in row)
         assert positions == list(range(len(rows) * len(rows[0]))), name

@@ -50,6 +50,13 @@ def choice(operation: str, problem: Any) -> tuple[str, int]:
         ("vgg16/conv3_2", "conv_fprop", "bf16", "bf16_128x128x64", 1),
         ("alexnet/conv2", "conv_dgrad", "bf16", "bf16_256x48x64", 1),
         ("alexnet/conv2", "conv_dgrad", "tf32", "tf32_256x48x32", 1),
+        ("vgg16/conv1_2", "conv_fprop", "bf16", "bf16_256x64x64", 1),
+        ("vgg16/conv1_2", "conv_fprop", "tf32", "tf32_256x64x32", 1),
+        ("vgg16/conv2_1", "conv_dgrad", "bf16", "bf16_256x64x64", 1),
+        ("resnet50/layer1_0_conv2", "conv_dgrad", "tf32", "tf32_256x64x32", 1),
+        # The 9 taps of 64 channels are three whole tiles.
+        ("vgg16/conv1_2", "conv_wgrad", "bf16", "bf16_64x192x64", 44),
+        ("resnet50/layer1_0_conv2", "conv_wgrad", "tf32", "tf32_64x192x32", 88),
         ("alexnet/conv4", "conv_fprop", "bf16", "bf16_192x96x64", 1),
         ("alexnet/conv4", "conv_dgrad", "bf16", "bf16_192x96x32", 1),
         # Few channels: tensor cores read patches.
