@@ -37,7 +37,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     # and limits it.
     "cifar-quick": {"epochs": 7, "batch": 64, "lr": 0.003, "warmup": 0.5, "lr-scale": "conv1=0.4"},
     "resnet20": {"epochs": 3, "batch": 128, "lr": 0.1, "warmup": 0.0},
-    "nin-cifar": {"epochs": 5, "batch": 128, "lr": 0.01, "warmup": 0.5},
+    "nin-cifar": {"epochs": 5, "batch": 128, "lr": 0.004, "warmup": 0.5},
 }
 TYPES = {"epochs": int, "batch": int, "lr": float, "warmup": float, "lr-scale": str, "momentum": float}
 
