@@ -298,6 +298,7 @@ class SelectSpec(LayerSpec):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._set("channels", tuple(self.channels))
+        require(bool(self.channels), f"layer {self.name}: channels must not be empty")
         require(bool(self.copied), f"layer {self.name}: channels must copy at least one channel")
         for channel in self.copied:
             whole(f"layer {self.name}: channels", channel, 0)

@@ -225,6 +225,7 @@ def arguments_for(function: Callable[..., Any]) -> dict[str, Any]:
         "mirror": np.zeros(1, np.uint8),
         "size": 3,
         "neuron": "linear",
+        **{name: np.ones(4, np.float32) for name in ("mean", "variance", "gamma", "beta")},
         "keep": 0.5,
         "seed": 1,
         "lr": 0.1,

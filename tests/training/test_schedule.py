@@ -75,6 +75,7 @@ def test_a_warm_up_rises_to_where_the_curve_begins() -> None:
 def test_rates_have_the_course_and_the_steps() -> None:
     class Weight:
         layer, of, lr_curve = "conv1", "weight", RateCurve("linear", 2.0)
+        learns = True
 
     schedule = StepSchedule(1.0, (LrStep(3, 0.1),), RateCurve("linear", None), warmup=1.0, warmup_from=0.0)
     rates = Rates(schedule, {"conv1.weight": Weight()}, {}, epochs=5)

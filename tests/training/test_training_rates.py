@@ -54,7 +54,7 @@ def test_rates_are_products_of_all_that_changes_them() -> None:
         LrStep(3.5, 0.1, layers=("conv1",), of="bias"),
         LrStep(4, 0, layers=("conv1",), of="weight"),
     )
-    Named = collections.namedtuple("Named", "layer of lr_curve", defaults=[None])
+    Named = collections.namedtuple("Named", "layer of lr_curve learns", defaults=[None, True])
     parts = [("conv1", "weight"), ("conv1", "bias"), *2 * [("conv3", "weight")], ("conv3", "bias")]
     names = [f"parameter {number}" for number in range(5)]
     parameters = {name: Named(*part) for name, part in zip(names, parts, strict=True)}
