@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -173,6 +174,32 @@ class Site:
     def element(self) -> Any:
         """The type of activations, their gradients and working weights."""
         return np.uint16 if self.precision == "bf16" else np.float32
+
+    def vector(self, layer: str, of: str, shape: tuple[int, ...], first: float, **more: Any) -> Piece:
+        """Return this part's piece of a parameter with numbers for each channel, which no product reads.
+
+        Args:
+            layer: the layer's name.
+            of: what the parameter is of the layer.
+            shape: of the piece, whose last axis is the part's channels.
+            first: the first value of every number.
+            **more: further fields of Parameter, used by the part that comes first.
+        """
+        name, own = f"{layer}.{of}", shape[-1]
+        whole = (*shape[:-1], own * self.parts)
+        if name not in self.parameters:
+            self.parameters[name] = Parameter(
+                name=name,
+                layer=layer,
+                of=of,
+                shape=whole,
+                first=functools.partial(np.full, whole, first, np.float32),
+                fan_in=1,
+                joins=True,
+                **more,
+            )
+        index = (*(slice(None) for _ in shape[:-1]), slice(self.part * own, (self.part + 1) * own))
+        return self.parameters[name].add_piece(self.device, self.allocate, whole, index, shape)
 
     def share(self, name: str, count: int) -> slice:
         """Return the range of `count` things that belongs to this part.

@@ -6,12 +6,10 @@ import functools
 from collections.abc import Sequence
 from typing import Any, Self, cast
 
-import numpy as np
-
 from cconvnet._problem import BatchNormProblem
 from cconvnet.layers.base import Layer, Site, Tensor, only
 from cconvnet.nets import BatchNormSpec, LayerSpec, NeuronSpec, SumSpec
-from cconvnet.optim import FusedUpdates, Parameter, Piece
+from cconvnet.optim import FusedUpdates, Piece
 
 
 class BatchNormLayer(Layer):
@@ -50,45 +48,17 @@ class BatchNormLayer(Layer):
         self.sums, self.relu = len(inputs) == 2, bool(behind) and isinstance(behind[-1], NeuronSpec)
         for own in behind:
             self.take_along(own)
-        channels, self._eps, self._loaded = x.channels, spec.eps, site.loaded
-        decays = spec.weight_decay, spec.bias_weight_decay
-        self.gamma = self._piece(spec, site, "weight", spec.gamma, spec.lr_scale, decays[0])
-        self.beta = self._piece(spec, site, "bias", 0.0, spec.bias_lr_scale, decays[1])
-        self.mean = self._piece(spec, site, "mean", 0.0, average=spec.momentum)
-        self.variance = self._piece(spec, site, "variance", 1.0, average=spec.momentum)
-        self._biased = site.allocate(site.device, (channels,))
+        self._rows, self._eps, self._loaded = x.count // x.channels, spec.eps, site.loaded
+        vector = functools.partial(site.vector, spec.name, shape=(x.channels,))
+        decay, bias_decay = spec.weight_decay, spec.bias_weight_decay
+        self.gamma = vector("weight", first=spec.gamma, rate_factor=spec.lr_scale, weight_decay=decay)
+        self.beta = vector("bias", first=0.0, rate_factor=spec.bias_lr_scale, weight_decay=bias_decay)
+        average: dict[str, Any] = {"rate_factor": 1.0, "weight_decay": 0.0, "average": spec.momentum}
+        self.mean = vector("mean", first=0.0, **average)
+        self.variance = vector("variance", first=1.0, **average)
+        self._biased = site.allocate(site.device, (x.channels,))
         # Mean and variance in the last forward pass: of the batch, or the running ones.
         self._used = self.mean.value, self.variance.value
-
-    def _piece(
-        self,
-        spec: BatchNormSpec,
-        site: Site,
-        of: str,
-        first: float,
-        rate_factor: float = 1.0,
-        weight_decay: float = 0.0,
-        average: float | None = None,
-    ) -> Piece:
-        """Return a piece of one of the four vectors, which is made unless another part has made it."""
-        name, x = f"{spec.name}.{of}", self.output
-        if name not in site.parameters:
-            site.parameters[name] = Parameter(
-                name=name,
-                layer=spec.name,
-                of=of,
-                shape=(x.of_channels,),
-                first=functools.partial(np.full, x.of_channels, first, np.float32),
-                fan_in=1,
-                rate_factor=rate_factor,
-                weight_decay=weight_decay,
-                average=average,
-                joins=True,
-            )
-        index = (slice(x.first, x.first + x.channels),)
-        return site.parameters[name].add_piece(
-            site.device, site.allocate, (x.of_channels,), index, (x.channels,)
-        )
 
     @staticmethod
     def fuses(chain: Sequence[LayerSpec]) -> bool:
@@ -112,18 +82,17 @@ class BatchNormLayer(Layer):
 
     @property
     def problem(self) -> BatchNormProblem:
-        """Of the rows of a full batch, those that belong to loaded images count."""
+        """Of the rows of a full batch, those that belong to loaded images count; all before any is loaded."""
         x = self.inputs[0]
-        pixels = x.count // (x.shape[0] * x.channels)
-        return _problem(x.shape[0] * pixels, x.channels, self._loaded.count * pixels, self._eps)
+        counted = self._loaded.count * (self._rows // x.shape[0])
+        return _problem(self._rows, x.channels, counted, self._eps)
 
     def workspace_bytes(self) -> int:
         """The bytes of workspace of the most demanding pass."""
-        module, x = self.device.module, self.inputs[0]
-        problem = _problem(x.count // x.channels, x.channels, 0, self._eps)
+        module = self.device.module
         return max(
-            int(module.batch_norm_statistics_workspace(problem)),
-            int(module.batch_norm_backward_workspace(problem)),
+            int(module.batch_norm_statistics_workspace(self.problem)),
+            int(module.batch_norm_backward_workspace(self.problem)),
         )
 
     def forward(self, train: bool) -> None:

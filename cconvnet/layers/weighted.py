@@ -122,7 +122,18 @@ class WeightedLayer(Layer):
         super().__init__(spec.name, site, [branch.x for branch in branches], y_shape, learns=True)
 
         shape_of_bias = y_shape[-1:] if spec.shared_bias else y_shape[1:]
-        self.bias = None if spec.bias is None else self._bias(spec, shape_of_bias, site)
+        self.bias: Piece | None = None
+        if spec.bias is not None:
+            self.bias = site.vector(
+                spec.name,
+                "bias",
+                shape_of_bias,
+                spec.bias,
+                rate_factor=spec.bias_lr_scale,
+                weight_decay=spec.bias_weight_decay,
+                momentum=spec.bias_momentum,
+                lr_curve=spec.bias_lr_curve,
+            )
         columns = math.prod(shape_of_bias)
         self.bias_problem = BiasProblem(self.output.count // columns, columns)
         self.fprop_problems = [branch.problem for branch in branches]
@@ -221,25 +232,6 @@ class WeightedLayer(Layer):
         if spec.limits and math.prod(shape[1:]) != math.prod(whole[1:]):
             raise ValueError(f"{spec.limits[0]} cannot be kept where an input is split over several devices")
         return site.parameters[name].add_piece(site.device, site.allocate, view, index, shape, site.element)
-
-    def _bias(self, spec: Any, shape: tuple[int, ...], site: Site) -> Piece:
-        name, own, whole = f"{spec.name}.bias", shape[-1], (*shape[:-1], shape[-1] * site.parts)
-        if name not in site.parameters:
-            site.parameters[name] = Parameter(
-                name=name,
-                layer=spec.name,
-                of="bias",
-                shape=whole,
-                first=functools.partial(np.full, whole, spec.bias, np.float32),
-                fan_in=1,
-                rate_factor=spec.bias_lr_scale,
-                weight_decay=spec.bias_weight_decay,
-                momentum=spec.bias_momentum,
-                lr_curve=spec.bias_lr_curve,
-                joins=True,
-            )
-        index = (*(slice(None) for _ in shape[:-1]), slice(site.part * own, (site.part + 1) * own))
-        return site.parameters[name].add_piece(site.device, site.allocate, whole, index, shape)
 
     def workspace_bytes(self) -> int:
         """The bytes of workspace of the most demanding pass."""
