@@ -30,7 +30,7 @@ from __future__ import annotations
 from cconvnet.data.datasets.arrays import Arrays
 from cconvnet.data.datasets.digits import load as load_digits
 from cconvnet.data.images import BrokenImage, decode_image, resize_image
-from cconvnet.data.loader import Batch, Loader, mean_image
+from cconvnet.data.loader import Batch, Loader, augmentation, mean_image
 from cconvnet.data.sources import Skipped, Source, open_source
 from cconvnet.data.splits import MemorySplit, PictureSplit, Split, broken_allowed
 from cconvnet.data.workers import WorkerError
@@ -48,6 +48,7 @@ __all__ = [
     "Source",
     "Split",
     "WorkerError",
+    "augmentation",
     "broken_allowed",
     "decode_image",
     "load_digits",

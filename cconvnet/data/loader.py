@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +22,7 @@ from cconvnet.data.images import Pixels
 from cconvnet.data.resized_crops import ResizedCrops
 from cconvnet.data.splits import Indices, Labels, Progress, Split
 from cconvnet.data.workers import Broken
-from cconvnet.nets import NO_DISTORTION, Distortion, as_area
+from cconvnet.nets import NO_DISTORTION, Distortion, TrainRecipe, as_area
 
 _ORDER, _CROP = 0, 1  # purposes
 
@@ -286,6 +287,18 @@ def _philox(seed: int, epoch: int, purpose: int, block: int) -> np.random.Philox
     return np.random.Philox(
         key=np.array([seed, epoch], np.uint64), counter=np.array([block, 0, 0, purpose], np.uint64)
     )
+
+
+def augmentation(recipe: TrainRecipe) -> dict[str, Any]:
+    """Return the arguments by which a Loader augments training images as a recipe says."""
+    resized = recipe.random_resized_crop
+    return {
+        "random_crop": not resized and (recipe.crop or recipe.pad > 0),
+        "pad": 0 if resized else recipe.pad,
+        "mirror": recipe.mirror,
+        "area": recipe.area if resized else None,
+        "distortion": recipe.distort,
+    }
 
 
 def mean_image(

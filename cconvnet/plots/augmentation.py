@@ -45,21 +45,16 @@ def augmented(
         An array uint8[n,h,w,C] for each epoch.
     """
     recipe, size = spec.recipe, (spec.input.height, spec.input.width)
-    resized = recipe.random_resized_crop
     seen = []
     with data.Loader(
         split,
         len(numbers),
         seed,
         crop=size,
-        random_crop=not resized and (recipe.crop or recipe.pad > 0),
-        pad=0 if resized else recipe.pad,
-        mirror=recipe.mirror,
-        area=recipe.area if resized else None,
-        distortion=recipe.distort,
         shuffle=False,
         workers=0,
         numbers=numbers,
+        **data.augmentation(recipe),
     ) as loader:
         for epoch in range(epochs):
             (batch,) = loader.epoch(epoch)

@@ -34,6 +34,7 @@ from cconvnet.nets import (
     ConvSpec,
     DropoutSpec,
     FcSpec,
+    InputSpec,
     LayerSpec,
     LrnSpec,
     MaxSpec,
@@ -47,6 +48,14 @@ from cconvnet.nets import (
 from cconvnet.nets.shapes import Shape, shapes
 
 Array = np.ndarray[Any, Any]
+
+
+def input_factor(images: InputSpec, device: torch.device | str = "cpu") -> Tensor | None:
+    """Return what multiplies the pixels minus the mean, float[1,C,1,1]; None where that is 1."""
+    if images.scale == 1 and images.deviation is None:
+        return None
+    deviation = torch.tensor(images.deviation or [1.0] * images.channels, device=device)
+    return images.scale / deviation.view(1, -1, 1, 1)
 
 
 class Net(nn.Module):

@@ -19,7 +19,7 @@ from torch import Tensor
 from cconvnet.bench import processes
 from cconvnet.bench.peers.cconvnet_step import END, MASKS, START
 from cconvnet.bench.peers.forms import form_precision
-from cconvnet.bench.peers.pytorch_net import Net
+from cconvnet.bench.peers.pytorch_net import Net, input_factor
 from cconvnet.nets import spec_from_dict
 from cconvnet.network.synthetic import MEAN
 
@@ -74,10 +74,7 @@ class PyTorchStep:
         if self.bf16_model:
             self.moved = {id(p): torch.nn.Parameter(p.detach().clone()) for p in self.model.parameters()}
             self.model.to(torch.bfloat16)
-        self.factor: Tensor | None = None
-        if net.input.scale != 1 or net.input.deviation is not None:
-            deviation = torch.tensor(net.input.deviation or [1.0] * images.shape[3], device=self.device)
-            self.factor = net.input.scale / deviation.view(1, -1, 1, 1)
+        self.factor = input_factor(net.input, self.device)
         # As from a data loader: cropped, in the model's layout, and in pinned memory for a GPU.
         self.images = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(memory_format=self.layout)
         self.labels = torch.from_numpy(labels).long()

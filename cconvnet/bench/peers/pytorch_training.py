@@ -20,8 +20,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cconvnet import nets
-from cconvnet.bench.peers.pytorch_net import Net
-from cconvnet.data import Batch, Loader, mean_image, open_source
+from cconvnet.bench.peers.pytorch_net import Net, input_factor
+from cconvnet.data import Batch, Loader, augmentation, mean_image, open_source
 from cconvnet.data.splits import Split, StoredSplit
 from cconvnet.nets import LayerSpec, NetSpec, RateCurve
 from cconvnet.nets.layer_spec import WeightedSpec
@@ -79,10 +79,12 @@ class PyTorchTraining:
         self.bf16 = precision == "bf16"
         source = open_source(data, size=self.spec.input.height)
         self.images, self.tests = in_memory(source.train), in_memory(source.test)
-        own, channels = self.spec.input, self.spec.input.channels
-        mean = torch.from_numpy(mean_image(self.images)).permute(2, 0, 1)[None]
-        self.mean = mean if own.mean is None else torch.tensor(own.mean).view(1, -1, 1, 1)
-        self.factor = own.scale / torch.tensor(own.deviation or [1.0] * channels).view(1, -1, 1, 1)
+        mean = self.spec.input.mean
+        if mean is None:
+            self.mean = torch.from_numpy(mean_image(self.images)).permute(2, 0, 1)[None]
+        else:
+            self.mean = torch.tensor(mean).view(1, -1, 1, 1)
+        self.factor = input_factor(self.spec.input)
         self.state = Network(self.spec, batch=self.batch, devices=["cpu:0"], seed=seed).state()
         seconds = {layout: self._seconds_of_step(layout) for layout in LAYOUTS}
         self.layout = min(LAYOUTS, key=seconds.__getitem__)
@@ -101,7 +103,9 @@ class PyTorchTraining:
     def _input(self, part: Batch) -> Tensor:
         """Return the images as the first layer reads them: minus the mean, cropped, mirrored and scaled."""
         x = torch.from_numpy(part.images).permute(0, 3, 1, 2).contiguous(memory_format=self.format)
-        x = x.to(torch.float32).sub_(self.mean).mul_(self.factor)
+        x = x.to(torch.float32).sub_(self.mean)
+        if self.factor is not None:
+            x = x.mul_(self.factor)
         pad, height, width = self.spec.recipe.pad, self.spec.input.height, self.spec.input.width
         if x.shape[2:] != (height, width) or part.top.any() or part.left.any():
             padded = F.pad(x, (pad,) * 4)
@@ -118,16 +122,8 @@ class PyTorchTraining:
 
     def _loader(self) -> Loader:
         """Return the batches of the training, as `cconvnet train` draws them."""
-        own, recipe = self.spec.input, self.spec.recipe
-        return Loader(
-            self.images,
-            self.batch,
-            self.seed,
-            crop=(own.height, own.width),
-            random_crop=recipe.crop or recipe.pad > 0,
-            pad=recipe.pad,
-            mirror=recipe.mirror,
-        )
+        crop = (self.spec.input.height, self.spec.input.width)
+        return Loader(self.images, self.batch, self.seed, crop=crop, **augmentation(self.spec.recipe))
 
     def _step(self, part: Batch, lr: float) -> None:
         for group, scale in zip(self.optimizer.param_groups, self.scales, strict=True):
