@@ -46,7 +46,7 @@ def _function(operation: Operation) -> Callable[..., None]:
         update = values.pop("update", None)
         options = {name: values[name] for name in operation.keywords if name in values}
         written = [_target(name, values[name], problems[0] if problems else None) for name in outputs]
-        for name in ("db", "dshortcut"):
+        for name in operation.further:
             if (asked := options.get(name)) is not None:
                 options[name] = True
                 written.append(asked)

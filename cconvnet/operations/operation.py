@@ -144,6 +144,11 @@ class Operation:
         return tuple(option.name for option in self.options)
 
     @functools.cached_property
+    def further(self) -> tuple[str, ...]:
+        """The names of the options that are outputs, if a call asks for them."""
+        return tuple(option.name for option in self.options if isinstance(option, Array) and option.written)
+
+    @functools.cached_property
     def updated(self) -> tuple[str, ...]:
         """The names of the arrays that are read and written."""
         inputs = {given.name for given in self.inputs}

@@ -94,12 +94,8 @@ def _outputs(operation: str, problem: Any, inputs: dict[str, Any]) -> dict[str, 
     shapes = OPERATIONS[operation].output_shapes(problem)
     if "update" in inputs:
         shapes = {"v": shapes["dw"], "w": shapes["dw"]}
-    if "w_bf16" in inputs:
-        shapes["w_bf16"] = shapes["w"]
-    for name in ("db", "dshortcut"):
-        if name in inputs:
-            shapes[name] = OPERATIONS[operation].arrays[name].shape_for(problem)
-    return shapes
+    further = {name: OPERATIONS[operation].arrays[name] for name in OPERATIONS[operation].further}
+    return shapes | {name: array.shape_for(problem) for name, array in further.items() if name in inputs}
 
 
 def _reference(operation: str, problem: Any, inputs: dict[str, Any]) -> list[Array]:
