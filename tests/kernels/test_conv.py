@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from helpers.adjoint import assert_adjoint
 
 from cconvnet._problem import ConvProblem
 from cconvnet.devices import Device
@@ -163,16 +164,7 @@ def test_nan_reaches_only_the_windows_that_hold_it(
 
 @pytest.mark.parametrize("name", CONV)
 def test_gradients_are_adjoint(device: Device, name: str) -> None:
-    """<dy, fprop(x, w)> = <dgrad(dy, w), x> = <wgrad(x, dy), w>, exactly in integers."""
-    problem = CONV[name]
-    inputs = make_inputs("conv_fprop", problem, bias=False) | make_inputs("conv_dgrad", problem)
-    x, w, dy = inputs["x"], inputs["w"], inputs["dy"]
-    # The first choice of each pass: what a network would run.
-    y = run("conv_fprop", problem, device, {"x": x, "w": w, "bias": None, "relu": False})["y"]
-    dx = run("conv_dgrad", problem, device, {"dy": dy, "w": w})["dx"]
-    dw = run("conv_wgrad", problem, device, {"x": x, "dy": dy})["dw"]
-    products = [int(np.sum(a.astype(np.int64) * b.astype(np.int64))) for a, b in ((dy, y), (dx, x), (dw, w))]
-    assert products[0] == products[1] == products[2], repro("conv_fprop", problem, device)
+    assert_adjoint("conv", CONV[name], device)
 
 
 def real_layers() -> dict[str, Layer]:

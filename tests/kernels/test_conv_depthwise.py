@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers.adjoint import assert_adjoint
 
 from cconvnet._problem import ConvProblem
 from cconvnet.devices import Device, get_device
@@ -84,15 +85,7 @@ def test_update(device: Device, precision: str, name: str, update: str) -> None:
 
 @pytest.mark.parametrize("name", DEPTHWISE)
 def test_gradients_are_adjoint(device: Device, name: str) -> None:
-    """<dy, fprop(x, w)> = <dgrad(dy, w), x> = <wgrad(x, dy), w>, exactly in integers."""
-    problem = DEPTHWISE[name]
-    inputs = make_inputs("conv_fprop", problem, bias=False) | make_inputs("conv_dgrad", problem)
-    x, w, dy = inputs["x"], inputs["w"], inputs["dy"]
-    y = run("conv_fprop", problem, device, {"x": x, "w": w, "bias": None, "relu": False})["y"]
-    dx = run("conv_dgrad", problem, device, {"dy": dy, "w": w})["dx"]
-    dw = run("conv_wgrad", problem, device, {"x": x, "dy": dy})["dw"]
-    products = [int(np.sum(a.astype(np.int64) * b.astype(np.int64))) for a, b in ((dy, y), (dx, x), (dw, w))]
-    assert products[0] == products[1] == products[2], repro("conv_fprop", problem, device)
+    assert_adjoint("conv", DEPTHWISE[name], device)
 
 
 @pytest.mark.parametrize("name", ["3x3_strided", "5x5", "dilated", "scalar"])

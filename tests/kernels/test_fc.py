@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from helpers.adjoint import assert_adjoint
 
 from cconvnet._problem import FcProblem, NeuronProblem
 from cconvnet.devices import Device
-from cconvnet.testing.check import check, check_fused, impls, make_inputs, own_impls, repro, run
+from cconvnet.testing.check import check, check_fused, impls, make_inputs, own_impls, run
 from cconvnet.testing.inputs import round_to
 from cconvnet.testing.networks import NETWORKS, layers
 from cconvnet.testing.problems import FC, with_precision
@@ -145,14 +146,7 @@ def test_any_alignment(device: Device, precision: str, operation: str, name: str
 
 @pytest.mark.parametrize("name", FC)
 def test_gradients_are_adjoint(device: Device, name: str) -> None:
-    problem = FC[name]
-    inputs = make_inputs("fc_fprop", problem, bias=False) | make_inputs("fc_dgrad", problem)
-    x, w, dy = inputs["x"], inputs["w"], inputs["dy"]
-    y = run("fc_fprop", problem, device, {"x": x, "w": w, "bias": None, "relu": False})["y"]
-    dx = run("fc_dgrad", problem, device, {"dy": dy, "w": w})["dx"]
-    dw = run("fc_wgrad", problem, device, {"x": x, "dy": dy})["dw"]
-    products = [int(np.sum(a.astype(np.int64) * b.astype(np.int64))) for a, b in ((dy, y), (dx, x), (dw, w))]
-    assert products[0] == products[1] == products[2], repro("fc_fprop", problem, device)
+    assert_adjoint("fc", FC[name], device)
 
 
 REAL_LAYERS = {

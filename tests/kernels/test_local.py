@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from helpers.adjoint import assert_adjoint
 
 from cconvnet._problem import BiasProblem, ConvProblem, LocalProblem
 from cconvnet.devices import Device
@@ -100,15 +101,7 @@ def test_any_alignment(device: Device, precision: str, operation: str, name: str
 
 @pytest.mark.parametrize("name", LOCAL)
 def test_gradients_are_adjoint(device: Device, name: str) -> None:
-    """<dy, fprop(x, w)> = <dgrad(dy, w), x> = <wgrad(x, dy), w>, exactly in integers."""
-    problem = LOCAL[name]
-    inputs = make_inputs("local_fprop", problem, bias=False) | make_inputs("local_dgrad", problem)
-    x, w, dy = inputs["x"], inputs["w"], inputs["dy"]
-    y = run("local_fprop", problem, device, {"x": x, "w": w, "bias": None, "relu": False})["y"]
-    dx = run("local_dgrad", problem, device, {"dy": dy, "w": w})["dx"]
-    dw = run("local_wgrad", problem, device, {"x": x, "dy": dy})["dw"]
-    products = [int(np.sum(a.astype(np.int64) * b.astype(np.int64))) for a, b in ((dy, y), (dx, x), (dw, w))]
-    assert products[0] == products[1] == products[2], repro("local_fprop", problem, device)
+    assert_adjoint("local", LOCAL[name], device)
 
 
 @pytest.mark.parametrize("name", ["plain", "groups_tail", "ceil_hangs_over"])
