@@ -220,17 +220,18 @@ def _operations(spec: NetSpec, batch: int) -> Iterator[tuple[str, str, Any]]:
         elif isinstance(own, NeuronSpec):
             yield from _neuron(own.name, own.neuron, count)
         elif isinstance(own, BatchNormSpec):
-            problem = BatchNormProblem(count // found[own.name][2], found[own.name][2], eps=own.eps)
+            k = found[own.name][2]
+            norm = BatchNormProblem(count // k, k, eps=own.eps)
             for part in ("statistics", "forward", "backward"):
-                yield own.name, f"batch_norm_{part}", problem
+                yield own.name, f"batch_norm_{part}", norm
         elif isinstance(own, SoftmaxCostSpec):
             read = math.prod(found[own.inputs[0]])
             k = spec.classes
             yield own.name, "softmax_cross_entropy", SoftmaxProblem(batch * read // k, k, own.ignore)
         elif isinstance(own, L2CostSpec):
-            of_rows = L2CostProblem(batch, math.prod(found[own.inputs[0]]))
-            yield own.name, "l2_cost_forward", of_rows
-            yield own.name, "l2_cost_backward", of_rows
+            problem = L2CostProblem(batch, math.prod(found[own.inputs[0]]))
+            yield own.name, "l2_cost_forward", problem
+            yield own.name, "l2_cost_backward", problem
     yield "update", "sgd_update", SgdProblem(walk.weights, *_RATES)
 
 

@@ -298,10 +298,9 @@ def resize_shorter(pixels: Pixels, size: int) -> Pixels:
         raise BrokenImage(
             f"of {width}x{height} pixels it would become {sides[1]}x{sides[0]}, more than {MAX_PIXELS:,}"
         )
-    colored = np.ascontiguousarray(pixels if channels == 3 else np.repeat(pixels, 3, axis=2))
-    out = np.empty((*sides, 3), np.uint8)
-    _pixels.resize_into(colored, (0, 0, width, height), out)
-    return out[:, :, :channels]
+    out = np.empty((*sides, channels), np.uint8)
+    resize_part(pixels, (0, 0, width, height), out)
+    return out
 
 
 def _decode(

@@ -88,10 +88,10 @@ class Steps:
         size, count = self._settings.batch, self._settings.accumulate
         for index in range(count):
             here = slice(index * size, (index + 1) * size)
-            noise = (None if shifts is None else shifts[here]), scale
+            part, noise = batch[here], ((None if shifts is None else shifts[here]), scale)
             number = progress.step * count + index
-            self._run(number, batch[here], noise, rates if index == count - 1 else None, detect_anomaly)
-            begun.parts.append(_Part(number, batch[here], noise, self._network.result_later()))
+            self._run(number, part, noise, rates if index == count - 1 else None, detect_anomaly)
+            begun.parts.append(_Part(number, part, noise, self._network.result_later()))
         progress.step += 1
         progress.step_in_epoch += 1
         self.read_result()
