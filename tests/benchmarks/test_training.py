@@ -46,13 +46,21 @@ def test_a_side_learns_and_is_recorded(
         pytest.importorskip("torch")
     file = tmp_path / "found.json"
     arguments = ["--data", str(pictures), "--epochs", "3", "--sides", side, "--precisions", "fp32"]
+    arguments += ["--seeds", "1,2", "--plot", str(tmp_path / "found.png")]
     assert training.main([*arguments, "--json", str(file)]) == 0
-    assert capsys.readouterr().out.startswith(f"{side} in fp32: ")
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(":")[0] for line in lines] == [
+        f"{side} in fp32, seed 1",
+        f"{side} in fp32, seed 2",
+        f"{side} in fp32, median",
+    ]
     result = json.loads(file.read_text())
     assert result["machine"]["command"].startswith(
-        "training.py --net cifar-quick --data pictures --seed 1 --epochs 3"
+        "training.py --net cifar-quick --data pictures --seeds 1,2 --epochs 3"
     )
-    (run,) = result["runs"]
-    assert run["seconds"] > 0
-    assert len(run["errors"]) == 3
-    assert run["errors"][-1] < 0.2  # of two classes, half of which chance would find
+    assert [run["seed"] for run in result["runs"]] == [1, 2]
+    for run in result["runs"]:
+        assert run["seconds"] > 0
+        assert len(run["errors"]) == 3
+        assert run["errors"][-1] < 0.2  # of two classes, half of which chance would find
+    assert (tmp_path / "found.png").stat().st_size > 10_000
