@@ -65,16 +65,31 @@ def pool_outputs(spec: PoolSpec, shape: Shape) -> Pair:
     return counts[0], counts[1]
 
 
+def output_channels(spec: LayerSpec, inputs: Sequence[int]) -> int:
+    """Return how many channels a layer's output has, by those of its inputs."""
+    match spec:
+        case FilterSpec():
+            return spec.filters
+        case FcSpec():
+            return spec.outputs
+        case RbfSpec():
+            return len(spec.codes)
+        case SelectSpec():
+            return len(spec.channels)
+        case ConcatSpec():
+            return sum(inputs)
+    return inputs[0]
+
+
 def output_shape(spec: LayerSpec, inputs: Sequence[Shape]) -> Shape:
     """Return the shape of a layer's output.
 
     Raises:
         ValueError: naming the layer, if no window fits or its inputs give several shapes.
     """
-    if isinstance(spec, FcSpec):
-        return 1, 1, spec.outputs
-    if isinstance(spec, RbfSpec):
-        return 1, 1, len(spec.codes)
+    channels = output_channels(spec, [c for *_, c in inputs])
+    if isinstance(spec, FcSpec | RbfSpec):
+        return 1, 1, channels
     if isinstance(spec, PoolSpec):
         found = {(*pool_outputs(spec, shape), shape[2]) for shape in inputs}
     elif isinstance(spec, ConvSpec | LocalSpec):
@@ -92,15 +107,15 @@ def output_shape(spec: LayerSpec, inputs: Sequence[Shape]) -> Shape:
                 )
                 for axis in range(2)
             )
-            found.add((p, q, spec.filters))
+            found.add((p, q, channels))
     elif isinstance(spec, ConcatSpec):
         if len({shape[:2] for shape in inputs}) != 1:
             raise ValueError(
                 f"layer {spec.name}: its inputs must have one height and width, not {text_of(inputs)}"
             )
-        found = {(*inputs[0][:2], sum(c for *_, c in inputs))}
+        found = {(*inputs[0][:2], channels)}
     elif isinstance(spec, SelectSpec):
-        found = {(*shape[:2], len(spec.channels)) for shape in inputs}
+        found = {(*shape[:2], channels) for shape in inputs}
     else:
         found = set(inputs)
     if len(found) != 1:

@@ -11,7 +11,7 @@ from typing import Any
 from cconvnet.checks import real, whole
 from cconvnet.nets.layer_spec import DATA, LayerSpec, WeightedSpec
 from cconvnet.nets.recipe import NetSpec
-from cconvnet.nets.shapes import Shape, fan_in, output_shape, plain_init, shapes
+from cconvnet.nets.shapes import Shape, fan_in, output_channels, output_shape, plain_init, shapes
 from cconvnet.nets.specs import (
     SPLIT_BY_CHANNEL,
     FcSpec,
@@ -213,7 +213,7 @@ def scaled(
     Args:
         spec: the network.
         width: multiplies the filters and outputs of every layer but those before costs, rounded such that all
-            groups stay equal.
+            groups stay equal. A depthwise layer keeps one filter for each channel that it reads.
         image: (H, W) of the stored images; None: as they are. The crop keeps its share of each side.
         classes: how many labels there are; None: as many as before.
 
@@ -226,9 +226,11 @@ def scaled(
     if min(crop) < 1:
         raise ValueError(f"image must leave something to crop, not {height}x{side}")
     classes = spec.classes if classes is None else whole("classes", classes, 1)
-    unit = _unit(spec)
-    last = _before(spec, SoftmaxCostSpec)
-    fixed = _before(spec, L2CostSpec) | _before(spec, RbfSpec)
+    depthwise = _depthwise(spec)
+    unit = _unit(spec, depthwise)
+    last = _before(spec, SoftmaxCostSpec, depthwise)
+    fixed = _before(spec, L2CostSpec, depthwise) | _before(spec, RbfSpec, depthwise)
+    channels = {DATA: spec.input.channels}  # of the layers that are resized
 
     def units(count: int) -> int:
         return max(1, round(count * width / unit)) * unit
@@ -245,15 +247,24 @@ def scaled(
         if not isinstance(layer, _Weighted):
             return layer
         count = layer.outputs if isinstance(layer, FcSpec) else layer.filters
-        if layer.name in last:
+        values: dict[str, Any] = {}
+        if layer.name in depthwise:
+            count = channels[layer.inputs[0]]
+            values = {"groups": count}
+        elif layer.name in last:
             count = classes
         elif layer.name not in fixed and width != 1:
             count = units(count)
-        return dataclasses.replace(layer, **_channels(layer, count))
+        return dataclasses.replace(layer, **_channels(layer, count), **values)
 
+    layers: list[LayerSpec] = []
+    for layer in spec.layers:
+        layer = resized(layer)
+        channels[layer.name] = output_channels(layer, [channels[name] for name in layer.inputs])
+        layers.append(layer)
     changed = dataclasses.replace(
         spec,
-        layers=tuple(map(resized, spec.layers)),
+        layers=tuple(layers),
         input=dataclasses.replace(spec.input, height=crop[0], width=crop[1]),
         stored=(height, side),
         classes=classes,
@@ -303,28 +314,41 @@ def _with_whole_means(spec: NetSpec, before: NetSpec) -> NetSpec:
     return dataclasses.replace(spec, layers=tuple(layers))
 
 
-def _unit(spec: NetSpec) -> int:
-    """Return the divisor that all numbers of channels must have, for all groups and two towers."""
+def _depthwise(spec: NetSpec) -> set[str]:
+    """Return the layers that have one filter for each of several channels that they read."""
+    found = shapes(spec)
+    return {
+        layer.name
+        for layer in spec.layers
+        if isinstance(layer, FilterSpec)
+        and layer.groups > 1
+        and not layer.per_input
+        and all(found[name][2] == layer.groups == layer.filters for name in layer.inputs)
+    }
+
+
+def _unit(spec: NetSpec, depthwise: set[str]) -> int:
+    """Return the divisor that all numbers of channels must have, for all other groups and two towers."""
     groups = [2 if any(layer.split for layer in spec.layers) else 1]
     for layer in spec.layers:
-        if isinstance(layer, FilterSpec):
+        if isinstance(layer, FilterSpec) and layer.name not in depthwise:
             groups += _groups(layer)
         elif isinstance(layer, LrnSpec):
             groups.append(layer.groups)
     return math.lcm(*groups)
 
 
-def _before(spec: NetSpec, kind: type[LayerSpec]) -> set[str]:
+def _before(spec: NetSpec, kind: type[LayerSpec], depthwise: set[str]) -> set[str]:
     """Return the layers with weights whose outputs layers of this kind read, those of codes apart.
 
-    Layers that keep the number of channels may be between them.
+    Layers that keep the number of channels, such as depthwise ones, may be between them.
     """
     layers = {layer.name: layer for layer in spec.layers}
     found: set[str] = set()
     waiting = [name for layer in spec.layers if isinstance(layer, kind) for name in layer.inputs]
     while waiting:
         layer = layers.get(waiting.pop())
-        if isinstance(layer, _Weighted):
+        if isinstance(layer, _Weighted) and layer.name not in depthwise:
             found.add(layer.name)
         elif layer is not None and not isinstance(layer, RbfSpec):
             waiting += layer.inputs

@@ -315,6 +315,18 @@ def test_groups_stay_equal_and_nothing_vanishes() -> None:
         assert layer(got, "last").outputs == 3
 
 
+def test_depthwise_layers_keep_a_filter_for_each_channel() -> None:
+    x = cc.image(8, 8, 3)
+    x = cc.concat(x.conv(3, 3, groups=3), x.conv(4, 3), x.conv(5, 3)).conv(12, 3, groups=12)
+    net = x.conv(4, 3).mean().conv(4, 1, groups=4).softmax()
+    for width, (filters, joined) in {0.1: (1, 5), 0.5: (2, 7), 1.5: (8, 17)}.items():
+        got = scaled(net, width, classes=9)
+        convolutions = [layer for layer in got.layers if isinstance(layer, ConvSpec)]
+        assert [own.groups for own in convolutions] == [3, 1, 1, joined, 1, 9]
+        assert [own.filters for own in convolutions][2:] == [filters, joined, 9, 9]
+        Network(got, batch=1, devices="cpu:0")
+
+
 def test_the_classes_are_those_of_the_last_layers_with_weights() -> None:
     spec = small(
         FcSpec(name="one", inputs=("data",), outputs=3),
