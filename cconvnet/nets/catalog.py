@@ -15,6 +15,7 @@ from cconvnet.nets import (
     cifar_13pct,
     cifar_18pct,
     cifar_quick,
+    efficientnet_lite0,
     googlenet,
     googlenet_bn,
     lenet,
@@ -62,6 +63,7 @@ _BUILDERS: dict[str, Callable[..., NetSpec]] = {
     **{f"resnet{depth}": partial(resnet_cifar.build, depth=depth) for depth in (20, 32, 44, 56, 110)},
     "squeezenet-1.0": squeezenet.build,
     "squeezenet-1.1": partial(squeezenet.build, version="1.1", border=0),
+    "efficientnet-lite0": efficientnet_lite0.build,
 }
 # The side that images of a folder are resized to, if it is not 256. None: they are left as they are.
 _STORED_SIZES = {

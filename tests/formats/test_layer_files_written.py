@@ -168,6 +168,7 @@ CANNOT = {
     ),
     "squeezenet-1.0": "layer dropout1: inverted=True",
     "squeezenet-1.1": "layer conv1: rounding='floor'",
+    "efficientnet-lite0": "layer stem: bias=None",
 }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -79,11 +79,15 @@ def as_ours(value: Array) -> Array:
     return np.ascontiguousarray(value.transpose(0, 2, 3, 1) if value.ndim == 4 else value)
 
 
-def state_of(shapes: Mapping[str, tuple[int, ...]], theirs: Mapping[str, Array]) -> dict[str, Array]:
+def state_of(
+    shapes: Mapping[str, tuple[int, ...]],
+    theirs: Mapping[str, Array],
+    named: Callable[[str], str] = torch_name,
+) -> dict[str, Array]:
     """Return a network's state of these shapes with the values of a state dict, and velocities of 0."""
     return {
         name: np.zeros(shape, np.float32)
         if name.endswith(".velocity")
-        else as_ours(theirs[torch_name(name)]).reshape(shape)
+        else as_ours(theirs[named(name)]).reshape(shape)
         for name, shape in shapes.items()
     }

@@ -1,8 +1,8 @@
 """The landmark networks: sizes and recipes as published, and a step of each at a small size.
 
 Sources of the sizes: torchvision 0.29, counted by hooks on meta tensors (alexnet-owt, vgg, squeezenet at 224
-pixels); Caffe's model zoo (caffenet); the definitions that the papers' authors published (nin, squeezenet at
-227 pixels); the tables of the other papers.
+pixels); efficientnet-lite-pytorch, likewise; Caffe's model zoo (caffenet); the definitions that the papers'
+authors published (nin, squeezenet at 227 pixels); the tables of the other papers.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from cconvnet.nets import (
 )
 from cconvnet.nets.shapes import multiply_adds, shapes
 from cconvnet.nets.transform import scaled, without_heads
+from cconvnet.nets.values import both_sides
 from cconvnet.network import Network
 
 # Parameters and multiply-adds.
@@ -69,6 +70,7 @@ COUNTS = {
     "resnet110": (1_727_962, 252_887_680),
     "squeezenet-1.0": (1_248_424, 861_339_936),
     "squeezenet-1.1": (1_235_496, 349_151_936),
+    "efficientnet-lite0": (4_652_008, 385_187_552),
 }
 # Those of cuda-convnet are held to its files, field by field; `lenet` is this project's own.
 OTHERS = {"lenet", "cifar-quick", "cifar-18pct", "cifar-13pct", "cifar-11pct"}
@@ -130,6 +132,21 @@ def test_resnet20_pads_crops_and_shortcuts_with_zeros() -> None:
     assert second.channels == (*[None] * 16, *range(32), *[None] * 16)
 
 
+@pytest.mark.parametrize("side", [256, 255, 193])
+def test_efficientnet_pads_as_tensorflow_does(side: int) -> None:
+    """A convolution has an output for each stride, begun or not; the larger half of the padding is behind."""
+    spec = nets.build("efficientnet-lite0", (side, 256, 3))
+    found = shapes(spec)
+    convolutions = [layer for layer in spec.layers if isinstance(layer, ConvSpec)]
+    for layer in convolutions:
+        (size, *_), (window, _), (stride, _) = found[layer.inputs[0]], layer.window, layer.stride
+        outputs = -(-size // stride)
+        padding = max((outputs - 1) * stride + window - size, 0)
+        assert found[layer.name][0] == outputs
+        assert both_sides(layer.padding[0]) == (padding // 2, padding - padding // 2)
+    assert sum(layer.stride == (2, 2) for layer in convolutions) == 5
+
+
 # Images of a step, epochs, rate, momentum; the side of the crop and of the stored images.
 RECIPES: dict[str, tuple[int, int, float, float, int, int]] = {
     "mcdnn-mnist": (1, 800, 0.001, 0.0, 29, 29),
@@ -144,6 +161,7 @@ RECIPES: dict[str, tuple[int, int, float, float, int, int]] = {
     "resnet50": (256, 90, 0.1, 0.9, 224, 256),
     "squeezenet-1.0": (512, 68, 0.04, 0.9, 227, 256),
     "squeezenet-1.1": (512, 68, 0.04, 0.9, 224, 256),
+    "efficientnet-lite0": (256, 350, 0.1, 0.9, 224, 256),
 }
 
 

@@ -7,25 +7,21 @@ right answers are exact here.
 from __future__ import annotations
 
 import dataclasses
-import io
 import lzma
-import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from helpers.photographs import logits, photographs, projections, right
 from safetensors.numpy import load
 
 from cconvnet.nets import squeezenet
 from cconvnet.network import Network
 
 Array = np.ndarray[Any, Any]
-SIDE, PHOTOS, BATCH = 227, 100, 20
-# A photograph of every tenth class of the thousand, in their order.
-LABELS = 10 * np.arange(PHOTOS)
+SIDE = 227
 BLUE, GREEN, RED = 104, 117, 123  # the means of the weights' training
 # PyTorch 2.13's five largest logits of three photographs, and their classes.
 TOP = {
@@ -33,7 +29,7 @@ TOP = {
     37: ([14.51668, 12.69674, 12.56201, 12.33311, 12.30879], [370, 373, 376, 371, 374]),
     99: ([17.21988, 15.61036, 14.85644, 14.09914, 14.04882], [964, 990, 112, 931, 928]),
 }
-# PyTorch's logits of each photograph times cos(0), ..., cos(999), divided by that vector's length.
+# Of PyTorch's logits of each photograph.
 # fmt: off
 PROJECTIONS = np.array([
     4.11880, -1.13539, -2.31979, 2.49191, 0.18801, 2.91691, 1.56027, -0.23092, -1.60450, 2.01721,
@@ -50,22 +46,9 @@ PROJECTIONS = np.array([
 # fmt: on
 
 
-def photograph(content: bytes) -> Array:
-    """The RGB centre, after the shorter side became 256 pixels: 227 of the 256 in the middle."""
-    image = Image.open(io.BytesIO(content)).convert("RGB")
-    scale = 256 / min(image.size)
-    width, height = (round(side * scale) for side in image.size)
-    resized = np.asarray(image.resize((width, height), Image.Resampling.BILINEAR))
-    top, left = ((side - 256) // 2 + (256 - SIDE) // 2 for side in (height, width))
-    return resized[top : top + SIDE, left : left + SIDE]
-
-
 @pytest.fixture(scope="module")
-def photographs(real: Path) -> Array:
-    with tarfile.open(real / "imagenet-100-photos.tar") as archive:
-        members = sorted((one for one in archive if one.isfile()), key=lambda one: one.name)
-        files = (archive.extractfile(member) for member in members)
-        return np.stack([photograph(file.read()) for file in files if file is not None])
+def images(real: Path) -> Array:
+    return photographs(real, SIDE)
 
 
 def theirs(layer: str) -> str:
@@ -76,46 +59,33 @@ def theirs(layer: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def logits(real: Path) -> Callable[[Array, tuple[int, int, int]], Array]:
+def answer(real: Path) -> Callable[[Array, tuple[int, int, int]], Array]:
     """The pretrained network: a function of photographs and the mean of each channel."""
     packed = (real / "pretrained/squeezenet1_0-caffe-names.safetensors.xz").read_bytes()
     weights = load(lzma.decompress(packed))
     spec = squeezenet.build()
     image = dataclasses.replace(spec.input, scale=1.0)  # these weights are for pixels from 0 to 255
     spec = dataclasses.replace(spec, input=image, stored=(SIDE, SIDE))
-    network = Network(spec, batch=BATCH, devices="cpu:0", needs="forward")
+    network = Network(spec, batch=20, devices="cpu:0", needs="forward")
     for parameter in network.parameters.values():
         value = weights[f"{theirs(parameter.layer)}.{parameter.of}"]
         parameter.fill("value", value.transpose(0, 2, 3, 1) if parameter.of == "weight" else value)
 
     def compute(images: Array, mean: tuple[int, int, int]) -> Array:
         network.set_mean(np.broadcast_to(np.array(mean, np.float32), (SIDE, SIDE, 3)).copy())
-        rows = []
-        for first in range(0, PHOTOS, BATCH):
-            batch = np.ascontiguousarray(images[first : first + BATCH])
-            network.load(batch, np.zeros(BATCH, np.int64))
-            network.forward(train=False)
-            rows.append(network.outputs("mean1").reshape(BATCH, -1))
-        return np.concatenate(rows)
+        return logits(network, images, "mean1")
 
     return compute
 
 
-def right(logits: Array) -> tuple[int, int]:
-    """The number of photographs whose class is first, and of those whose class is among the first five."""
-    ranks = (logits > logits[np.arange(PHOTOS), LABELS][:, None]).sum(1)
-    return int((ranks == 0).sum()), int((ranks < 5).sum())
-
-
-def test_its_authors_weights_answer_as_in_pytorch(photographs: Array, logits: Any) -> None:
-    found = logits(photographs[..., ::-1], (BLUE, GREEN, RED))
+def test_its_authors_weights_answer_as_in_pytorch(images: Array, answer: Any) -> None:
+    found = answer(images[..., ::-1], (BLUE, GREEN, RED))
     assert right(found) == (61, 83)
     for photo, (values, classes) in TOP.items():
         assert np.argsort(-found[photo], kind="stable")[:5].tolist() == classes
         assert np.abs(found[photo, classes] - values).max() <= 1e-4
-    projections = found.astype(np.float64) @ np.cos(np.arange(1000.0)) / np.sqrt(500)
-    assert np.abs(projections - PROJECTIONS).max() <= 1e-4
+    assert np.abs(projections(found) - PROJECTIONS).max() <= 1e-4
 
 
-def test_channels_in_the_wrong_order_answer_worse(photographs: Array, logits: Any) -> None:
-    assert right(logits(photographs, (RED, GREEN, BLUE))) == (41, 67)
+def test_channels_in_the_wrong_order_answer_worse(images: Array, answer: Any) -> None:
+    assert right(answer(images, (RED, GREEN, BLUE))) == (41, 67)
