@@ -98,7 +98,8 @@ class Call {
     } else if (argument.kind == Kind::real) {
       value.real = object ? scalar<float>(argument, object, "a number") : *argument.initial;
     } else if (argument.kind == Kind::integer) {
-      value.integer = scalar<int>(argument, object, "an integer");
+      value.integer =
+          object ? scalar<int>(argument, object, "an integer") : static_cast<int>(*argument.initial);
     } else if (argument.kind == Kind::flag) {
       value.integer = object ? scalar<bool>(argument, object, "a bool") : *argument.initial != 0;
     } else if (argument.kind == Kind::stream && object) {

@@ -13,11 +13,9 @@ using Workspace = size_t (*)(const Problem&, const char* impl);
 template <class Problem>
 using WorkspaceWithSums = size_t (*)(const Problem&, const char* impl, bool sums);
 
-// The pass `function` with what finishes y as arguments of their own.
-template <class Problem, auto function>
-void finished(const Problem& problem, const void* x, const void* w, const float* bias, bool relu, void* y,
-              void* workspace, Stream stream, const char* impl, const DropoutProblem* dropout,
-              const int64_t* step) {
+template <class Problem>
+Epilogue epilogue(const Problem& problem, const float* bias, bool relu, const DropoutProblem* dropout,
+                  const int64_t* step) {
   cconvnet::detail::require(!dropout || dropout->count == problem.y_count(),
                             "dropout must be of y's number of elements");
   Epilogue epilogue;
@@ -25,7 +23,15 @@ void finished(const Problem& problem, const void* x, const void* w, const float*
   epilogue.relu = relu;
   epilogue.dropout = dropout;
   epilogue.step = dropout ? step : nullptr;
-  function(problem, x, w, epilogue, y, workspace, stream, impl);
+  return epilogue;
+}
+
+// The pass `function` with what finishes y as arguments of their own.
+template <class Problem, auto function>
+void finished(const Problem& problem, const void* x, const void* w, const float* bias, bool relu, void* y,
+              void* workspace, Stream stream, const char* impl, const DropoutProblem* dropout,
+              const int64_t* step) {
+  function(problem, x, w, epilogue(problem, bias, relu, dropout, step), y, workspace, stream, impl);
 }
 
 template <class Problem, auto function>
@@ -35,6 +41,29 @@ Operation fprop(const char* name, Workspace<Problem> size, Impls<Problem> impls)
                    optional(array<Problem>("bias", &Problem::bias_count)), "relu",
                    array<Problem>("y", &Problem::y_count), workspace(size), stream(), impl(), "dropout",
                    optional(array("step", 1)))
+      .chosen_from(impls);
+}
+
+// The same with the statistics of y.
+template <class Problem, auto function>
+void measured(const Problem& problem, const void* x, const void* w, const float* bias, bool relu, void* y,
+              void* workspace, Stream stream, const char* impl, const DropoutProblem* dropout,
+              const int64_t* step, float* mean, float* variance, float* unbiased, int counted) {
+  cconvnet::detail::require(!mean == !variance && !mean == !unbiased,
+                            "mean, variance and unbiased must be given together");
+  function(problem, x, w, epilogue(problem, bias, relu, dropout, step), y, workspace, stream, impl,
+           {mean, variance, unbiased, counted});
+}
+
+template <class Problem, auto function>
+Operation measured_fprop(const char* name, WorkspaceWithSums<Problem> size, Impls<Problem> impls) {
+  const auto statistic = [](const char* name) { return array<Problem>(name, &Problem::k); };
+  return operation(name, measured<Problem, function>, "problem", array<Problem>("x", &Problem::x_count),
+                   array<Problem>("w", &Problem::w_count),
+                   optional(array<Problem>("bias", &Problem::bias_count)), "relu",
+                   array<Problem>("y", &Problem::y_count), workspace(size), stream(), impl(), "dropout",
+                   optional(array("step", 1)), with_sums(statistic("mean")), optional(statistic("variance")),
+                   optional(statistic("unbiased")), with_default("counted", 0))
       .chosen_from(impls);
 }
 
@@ -51,7 +80,7 @@ Operation dgrad(const char* name, WorkspaceWithSums<Problem> size, Impls<Problem
                    array<Problem>("dy", &Problem::y_count), array<Problem>("w", &Problem::w_count),
                    array<Problem>("dx", &Problem::x_count), workspace(size), stream(), impl(),
                    optional(array<Problem>("masked_by", &Problem::x_count)), with_default("scale", 1),
-                   bias_gradient(array<Problem>("db", &Problem::c)))
+                   with_sums(array<Problem>("db", &Problem::c)))
       .chosen_from(impls);
 }
 

@@ -16,8 +16,7 @@ const Operations kOperations = {
     operation("lrn_maxpool_backward", summed<float>, summed<bfloat16>, "lrn", "pool",
               array("x", &LrnProblem::count), array("y", &PoolProblem::y_count),
               array("dy", &PoolProblem::y_count), "relu", array("dx", &LrnProblem::count),
-              workspace(lrn_maxpool_backward_workspace), stream(),
-              bias_gradient(array("db", &PoolProblem::c))),
+              workspace(lrn_maxpool_backward_workspace), stream(), with_sums(array("db", &PoolProblem::c))),
 };
 
 }  // namespace cconvnet::bindings

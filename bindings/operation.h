@@ -67,7 +67,7 @@ struct Argument {
   bool written = false;                          // of an array
   bool sums = false;                             // of one whose presence, or a flag that, asks for sums
   std::function<int64_t(const Problems&)> size;  // in elements; without one, the call's count
-  // Of a workspace; `sums` is whether the gradient of a bias is also asked for.
+  // Of a workspace; `sums` is whether an output by sums over rows is also asked for (with_sums).
   std::function<size_t(const Problems&, const char* impl, bool sums)> bytes;
 };
 
@@ -213,9 +213,9 @@ inline Argument update(Argument weights) {
   return optional(std::move(weights));
 }
 
-// The gradient of the bias of the layer before, which a backward pass may compute too. Python asks for the
-// workspace that this needs by NAME_workspace's `sums`.
-inline Argument bias_gradient(Argument argument) {
+// An output that a pass computes too if it is given, by sums over rows: the gradient of the bias of the layer
+// before, or the mean of the output. Python asks for the workspace that this needs by NAME_workspace's `sums`.
+inline Argument with_sums(Argument argument) {
   argument.sums = true;
   return optional(std::move(argument));
 }

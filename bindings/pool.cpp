@@ -24,14 +24,14 @@ const Operations kOperations = {
               array("dy", &PoolProblem::y_count), array("dx", &PoolProblem::x_count),
               workspace(maxpool_backward_workspace), stream(),
               optional(array("masked_by", &PoolProblem::x_count)), with_default("scale", 1),
-              bias_gradient(array("db", &PoolProblem::c))),
+              with_sums(array("db", &PoolProblem::c))),
     operation("avgpool_forward", avgpool_forward<float>, avgpool_forward<bfloat16>, "problem",
               array("x", &PoolProblem::x_count), array("y", &PoolProblem::y_count), stream()),
     operation("avgpool_backward", average_finished<float>, average_finished<bfloat16>, "problem",
               array("dy", &PoolProblem::y_count), array("dx", &PoolProblem::x_count),
               workspace(avgpool_backward_workspace), stream(),
               optional(array("masked_by", &PoolProblem::x_count)), with_default("scale", 1),
-              bias_gradient(array("db", &PoolProblem::c))),
+              with_sums(array("db", &PoolProblem::c))),
 };
 
 }  // namespace cconvnet::bindings

@@ -50,6 +50,15 @@ struct Epilogue {
   const int64_t* step = nullptr;
 };
 
+// What batch_norm_statistics computes of the output y of a convolution, as a matrix of pixels and channels. The
+// first `counted` pixels count; 0 means all. Without `mean` nothing is computed; with it all three are given.
+// All bits are those of the separate operation. It needs a workspace, so the function that returns its size takes
+// `sums`: whether mean is given.
+struct Statistics {
+  float *mean = nullptr, *variance = nullptr, *unbiased = nullptr;
+  int counted = 0;
+};
+
 // Applied to the gradient dx of an input before it is written, where the input is the output of a bias and a
 // ReLU. As relu_bias_backward does: dx = masked_by > 0 ? scale * dx : 0, unless `masked_by` is null, which is
 // that output, of dx's type and shape; then db = bias_grad's of dx as a matrix of pixels and channels. Without
@@ -79,8 +88,8 @@ struct Update {
 };
 
 // ---- convolution ----------------------------------------------------------------------------------------
-// conv_fprop  y[N,P,Q,K] = x * w, then the epilogue. y may be placed (ConvProblem), then without a dropout; dy
-//             of the other passes may not.
+// conv_fprop  y[N,P,Q,K] = x * w, then the epilogue, and the statistics of y. y may be placed (ConvProblem), then
+//             without a dropout and statistics; dy of the other passes may not.
 // conv_dgrad  dx[N,H,W,C] = the gradient of <dy, x * w> by x: the transposed convolution of dy; then the
 //             epilogue.
 // conv_wgrad  dw[K,R,S,C/groups] = the gradient of <dy, x * w> by w. With `update`, which may be null, dw
@@ -89,11 +98,11 @@ struct Update {
 std::vector<std::string> conv_fprop_impls(const ConvProblem& problem);
 std::vector<std::string> conv_dgrad_impls(const ConvProblem& problem);
 std::vector<std::string> conv_wgrad_impls(const ConvProblem& problem);
-size_t conv_fprop_workspace(const ConvProblem& problem, const char* impl);
+size_t conv_fprop_workspace(const ConvProblem& problem, const char* impl, bool sums);
 size_t conv_dgrad_workspace(const ConvProblem& problem, const char* impl, bool sums);
 size_t conv_wgrad_workspace(const ConvProblem& problem, const char* impl);
 void conv_fprop(const ConvProblem& problem, const void* x, const void* w, const Epilogue& epilogue, void* y,
-                void* workspace, Stream stream, const char* impl);
+                void* workspace, Stream stream, const char* impl, const Statistics& statistics);
 void conv_dgrad(const ConvProblem& problem, const void* dy, const void* w, const InputEpilogue& epilogue,
                 void* dx, void* workspace, Stream stream, const char* impl);
 void conv_wgrad(const ConvProblem& problem, const void* x, const void* dy, float* dw, const Update* update,

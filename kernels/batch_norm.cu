@@ -34,25 +34,7 @@ struct RowMoments {
       if (strand.has(l)) values[l] = load_packed<WIDTH>(x + strand.at(l));
     }
     rows = strand.count();
-    const float share = rows > 0 ? 1.0f / static_cast<float>(rows) : 0.0f;
-    Pair<WIDTH> moments = {zeros<WIDTH>(), zeros<WIDTH>()};
-#pragma unroll
-    for (int l = 0; l < kStrandRows; ++l) {
-      if (strand.has(l)) add_to(moments.first, unpack(values[l]));
-    }
-#pragma unroll
-    for (int i = 0; i < WIDTH; ++i) moments.first.lane[i] *= share;
-#pragma unroll
-    for (int l = 0; l < kStrandRows; ++l) {
-      if (!strand.has(l)) continue;
-      const Vector<WIDTH> value = unpack(values[l]);
-#pragma unroll
-      for (int i = 0; i < WIDTH; ++i) {
-        const float distance = value.lane[i] - moments.first.lane[i];
-        moments.second.lane[i] = fmaf(distance, distance, moments.second.lane[i]);
-      }
-    }
-    return moments;
+    return moments_of<WIDTH>(rows, [&](int l) { return unpack(values[l]); });
   }
 };
 

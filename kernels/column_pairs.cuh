@@ -38,6 +38,30 @@ struct Moments {
   }
 };
 
+// The moments of one strand's first `rows` rows; value(l) is the l-th.
+template <int WIDTH, class Value>
+__device__ __forceinline__ Pair<WIDTH> moments_of(int rows, const Value& value) {
+  const float share = rows > 0 ? 1.0f / static_cast<float>(rows) : 0.0f;
+  Pair<WIDTH> moments = {zeros<WIDTH>(), zeros<WIDTH>()};
+#pragma unroll
+  for (int l = 0; l < kStrandRows; ++l) {
+    if (l < rows) add_to(moments.first, value(l));
+  }
+#pragma unroll
+  for (int i = 0; i < WIDTH; ++i) moments.first.lane[i] *= share;
+#pragma unroll
+  for (int l = 0; l < kStrandRows; ++l) {
+    if (l >= rows) continue;
+    const Vector<WIDTH> of = value(l);
+#pragma unroll
+    for (int i = 0; i < WIDTH; ++i) {
+      const float distance = of.lane[i] - moments.first.lane[i];
+      moments.second.lane[i] = fmaf(distance, distance, moments.second.lane[i]);
+    }
+  }
+  return moments;
+}
+
 struct Sums {
   struct Weights {};
 
@@ -161,7 +185,7 @@ struct Pairs {
 };
 
 // Where pairs are written: rows of two matrices, or, with `unbiased`, the statistics.
-struct Destination {
+struct PairDestination {
   float *first, *second, *unbiased;
   int counted;
 
@@ -185,7 +209,7 @@ struct ReductionShared {
 // As column_sums: a warp has a group, or a block a group of groups. `rows` are the source's that there are.
 template <int WIDTH, class Source>
 __global__ void __launch_bounds__(kThreads, 1)
-    column_pairs(ColumnSumsArguments args, Source source, Destination to) {
+    column_pairs(ColumnSumsArguments args, Source source, PairDestination to) {
   using Merge = typename Source::Merge;
   auto& shared = shared_memory<ReductionShared<WIDTH>>();
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
@@ -258,8 +282,8 @@ __global__ void __launch_bounds__(kThreads, 1)
 }
 
 template <int WIDTH, class Source>
-void launch_column_pairs(const BiasProblem& problem, int rows, const Source& source, const Destination& to,
-                         Stream stream) {
+void launch_column_pairs(const BiasProblem& problem, int rows, const Source& source,
+                         const PairDestination& to, Stream stream) {
   const bool groups_of_groups = RowsSummed(problem).groups_of_groups;
   const int64_t tiles = ceil_div(problem.k, kTileVectors * WIDTH);
   const int64_t blocks = tiles * ceil_div(problem.rows, groups_of_groups ? kGroupsRows : kBlockRows);
@@ -275,11 +299,12 @@ void launch_column_pairs(const BiasProblem& problem, int rows, const Source& sou
 // of the batch.
 template <class T, class Source>
 void reduce_rows(const BiasProblem& problem, int rows, int unit, const Source& source,
-                 const Destination& last, float* workspace, Stream stream) {
+                 const PairDestination& last, float* workspace, Stream stream) {
   const RowsSummed summed(problem);
   const BiasProblem rest = {summed.left, problem.k};
   const bool is_last = rest.rows == 1;
-  const Destination to = is_last ? last : Destination{workspace, workspace + rest.count(), nullptr, 0};
+  const PairDestination to =
+      is_last ? last : PairDestination{workspace, workspace + rest.count(), nullptr, 0};
   if (problem.k % kVectorWidth<T> == 0 && source.aligned()) {
     launch_column_pairs<kVectorWidth<T>>(problem, rows, source, to, stream);
   } else {
@@ -289,6 +314,16 @@ void reduce_rows(const BiasProblem& problem, int rows, int unit, const Source& s
   const int larger = unit * (summed.groups_of_groups ? kGroupsRows : kSumRows);
   const Pairs<typename Source::Merge> pairs = {to.first, to.second, larger, last.counted};
   reduce_rows<float>(rest, rest.rows, larger, pairs, last, workspace + 2 * int64_t{rest.count()}, stream);
+}
+
+// Reduces the moments of groups of rows, in `pairs`: those that the kernel of a product made of all groups of the
+// problem's rows. `pairs` has room for the floats between the launches behind them.
+inline void reduce_groups(const BatchNormProblem& problem, const PairDestination& last, float* pairs,
+                          Stream stream) {
+  const BiasProblem groups = groups_of_rows({problem.rows, problem.k});
+  const Pairs<Moments> source = {pairs, pairs + groups.count(), kSumRows, problem.counted};
+  reduce_rows<float>(groups, groups.rows, kSumRows, source, last, pairs + 2 * int64_t{groups.count()},
+                     stream);
 }
 
 // The floats between the launches.

@@ -39,6 +39,11 @@ struct RowsSummed {
   }
 };
 
+// The matrix of what groups of rows are reduced to.
+inline BiasProblem groups_of_rows(const BiasProblem& problem) {
+  return {static_cast<int>(ceil_div(problem.rows, kSumRows)), problem.k};
+}
+
 // The floats between the launches.
 inline int64_t floats_between(BiasProblem problem) {
   int64_t count = 0;

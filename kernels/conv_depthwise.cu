@@ -409,6 +409,7 @@ void launch_fprop(const ConvProblem& problem, const FpropArguments& args, Stream
                     parameters);
   });
   parameters.output.after(args.epilogue, stream);
+  apply(args.statistics, problem, args.y, args.sums, stream);
 }
 
 template <int WIDTH, class T>

@@ -254,11 +254,6 @@ struct DgradOutput {
 
 // ---- the sums of an epilogue ----------------------------------------------------------------------------
 
-// The matrix of the tiles' sums. There is one class, so that neighbouring rows are neighbouring pixels.
-BiasProblem groups_of_rows(const ConvProblem& problem) {
-  return {static_cast<int>(ceil_div(pixels_of(problem).rows, kSumRows)), problem.c};
-}
-
 // A product that was split along k, as a matrix of floats that is summed. dx may have another type.
 template <class T>
 struct SplitSums {
@@ -298,10 +293,6 @@ __global__ void __launch_bounds__(Tile::THREADS, Tile::MIN_BLOCKS)
   if (block.m >= static_cast<uint32_t>(view.gemm_m)) return;  // the grid is made for the largest class
   const auto product = multiply<Tile>(Reached<T>{args, view, arrays.dy}, Weights<T>{args, view, arrays.w},
                                       block, view.gemm_k, args.grid);
-  if constexpr (decltype(product)::SUMS) {
-    static_assert(decltype(product)::ROWS % decltype(product)::MY_SUM_ROWS == 0,
-                  "a warp must have all rows of a sum");
-  }
   arrays.destination.store(product, block, DgradOutput{args, view}, view.first_input, view.gemm_m,
                            args.size.n);
 }
@@ -343,7 +334,8 @@ void launch(const ConvProblem& problem, const DgradArguments& args, Stream strea
   CCONVNET_LAUNCH_SHARED((conv_dgrad_implicit_gemm<Tile>), grid.blocks(), Tile::THREADS, Tile::LAUNCH_BYTES,
                          stream, parameters, pointers);
   if (sums) {
-    const BiasProblem groups = groups_of_rows(problem);
+    // There is one class, so that neighbouring rows are neighbouring pixels.
+    const BiasProblem groups = groups_of_rows(pixels_of(problem));
     sum_columns_of<float>(groups, Values<float>{sums}, db, sums + groups.count(), stream);
   } else if (db && grid.splits > 1) {
     const SplitSums<T> split = {problem.x_count(), static_cast<int>(grid.splits),
@@ -415,7 +407,7 @@ const DgradTable& conv_dgrad_table() {
 }
 
 size_t dgrad_sums_workspace(const ConvProblem& problem) {
-  const BiasProblem groups = groups_of_rows(problem);
+  const BiasProblem groups = groups_of_rows(pixels_of(problem));
   const size_t bytes = std::max(bias_grad_workspace(pixels_of(problem)),
                                 sizeof(float) * groups.count() + bias_grad_workspace(groups));
   return ceil_div(bytes, kVectorBytes) * kVectorBytes;

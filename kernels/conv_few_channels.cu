@@ -222,6 +222,7 @@ void launch_fprop(const ConvProblem& problem, const FpropArguments& args, Stream
   CCONVNET_LAUNCH_SHARED((conv_fprop_few_channels<Tile>), dim3(static_cast<unsigned>(shares * each)),
                          Tile::THREADS, sizeof(FpropMemory<Tile>), stream, parameters);
   parameters.output.after(args.epilogue, stream);
+  apply(args.statistics, problem, args.y, args.sums, stream);
 }
 
 // A sum is whole: a filter that fits in shared memory is not split.

@@ -17,7 +17,7 @@ struct FpropParameters {
   Divider by_q, by_p, by_c, by_s;
   DigitStep step;  // of A, along k
   const T *x, *w;
-  Destination<EpilogueOutput<T>> destination;
+  Destination<MeasuredOutput<T>> destination;
 };
 
 GemmSize fprop_size(const ConvProblem& problem) {
@@ -115,7 +115,11 @@ struct Filters {
 struct FpropOutput {
   int pitch;
   uint32_t first_channel;
+  int rows;
   __device__ __forceinline__ uint32_t row(uint32_t m) const { return m * pitch + first_channel; }
+  __device__ __forceinline__ uint32_t sums(uint32_t m, uint32_t channel) const {
+    return m < static_cast<uint32_t>(rows) ? m / kSumRows * pitch + channel : kOutside;
+  }
 };
 
 // ---- kernel and launcher --------------------------------------------------------------------------------
@@ -127,8 +131,9 @@ __global__ void __launch_bounds__(Tile::THREADS, Tile::MIN_BLOCKS)
   const uint32_t first_channel = block.batch * args.k_per_group;
   const auto product = multiply<Tile>(Windows<T>{args, args.x, block.batch * args.c_per_group},
                                       Filters<T>{args, args.w, first_channel}, block, args.size.k, args.grid);
-  args.destination.store(product, block, FpropOutput{args.pitch, first_channel},
-                         FpropOutput{args.problem.k, first_channel}, first_channel, args.size.m, args.size.n);
+  args.destination.store(product, block, FpropOutput{args.pitch, first_channel, args.size.m},
+                         FpropOutput{args.problem.k, first_channel, args.size.m}, first_channel, args.size.m,
+                         args.size.n);
 }
 
 template <class Tile>
@@ -139,6 +144,10 @@ void launch(const ConvProblem& problem, const FpropArguments& args, Stream strea
   T* const y = static_cast<T*>(args.y) + problem.y_first;
   const EpilogueOutput<T> output(
       args.epilogue, y, whole_groups(size.n, y, args.workspace) && problem.pixel_pitch() % kGroup == 0);
+  const BatchNormProblem rows = rows_of(problem, args.statistics.counted);
+  const BiasProblem groups = groups_of_rows({rows.rows, rows.k});
+  const bool measures = args.statistics.mean && Tile::TENSOR && grid.splits == 1 && !args.epilogue.dropout;
+  float* const moments = measures ? static_cast<float*>(args.sums) : nullptr;
   const FpropParameters<T> parameters = {
       problem,
       problem.c_per_group(),
@@ -153,11 +162,17 @@ void launch(const ConvProblem& problem, const FpropArguments& args, Stream strea
       DigitStep::make(kDepthStep<Tile, Tile::BLOCK_M, Windows<T>>, problem.c_per_group(), problem.s),
       static_cast<const T*>(args.x),
       static_cast<const T*>(args.w),
-      {output, problem.outputs(), grid, args.workspace}};
+      {{output, moments, groups.count(), rows.counted}, problem.outputs(), grid, args.workspace}};
   CCONVNET_LAUNCH_SHARED((conv_fprop_implicit_gemm<Tile>), grid.blocks(), Tile::THREADS, Tile::LAUNCH_BYTES,
                          stream, parameters);
   parameters.destination.reduce(grid, problem.k, problem.pixel_pitch(), stream);
   output.after(args.epilogue, stream);
+  if (moments) {
+    const auto [mean, variance, unbiased, counted] = args.statistics;
+    reduce_groups(rows, {mean, variance, unbiased, rows.counted}, moments, stream);
+  } else {
+    apply(args.statistics, problem, args.y, args.sums, stream);
+  }
 }
 
 // ---- selection ------------------------------------------------------------------------------------------
@@ -217,6 +232,14 @@ const FpropTable& conv_fprop_table() {
   return table;
 }
 
-CCONVNET_FPROP(conv, ConvProblem, conv_fprop_table(), problem)
+size_t fprop_sums_workspace(const ConvProblem& problem) {
+  const BatchNormProblem rows = rows_of(problem, 0);
+  const BiasProblem groups = groups_of_rows({rows.rows, rows.k});
+  const size_t bytes = std::max(batch_norm_statistics_workspace(rows),
+                                sizeof(float) * (2 * int64_t{groups.count()} + floats_between_pairs(groups)));
+  return ceil_div(bytes, kVectorBytes) * kVectorBytes;
+}
+
+CCONVNET_MEASURED_FPROP(conv, ConvProblem, conv_fprop_table(), problem)
 
 }  // namespace cconvnet

@@ -238,6 +238,9 @@ class Layer:
         input_gradients: for each input the array that the backward pass writes; None where none is needed.
         input_epilogues: for each input what the backward pass also computes for the layer before; or None.
         gradient_is_finished: whether its only reader does that for this layer.
+        measure: returns the options by which its forward pass in training also computes the statistics of its
+            output for a reader; None where it does not.
+        input_is_measured: whether the layer before does that for this layer.
         workspace: memory shared by all layers of a device, at least workspace_bytes().
         scratch: likewise, of activations' elements, at least scratch_count() of them.
         backward_in_place: whether the first input's gradient may overwrite the output's.
@@ -278,6 +281,8 @@ class Layer:
         self.input_gradients: list[Any] = [None] * len(inputs)
         self.input_epilogues: list[InputEpilogue | None] = [None] * len(inputs)
         self.gradient_is_finished = False
+        self.measure: Callable[[], dict[str, Any]] | None = None
+        self.input_is_measured = False
         self.workspace: Any = None
         self.scratch: Any = None
 
@@ -342,6 +347,16 @@ class Layer:
 
     def can_finish(self, index: int, epilogue: InputEpilogue) -> bool:
         """True if its backward pass can do this part for the layer that computes an input."""
+        return False
+
+    @property
+    def statistics(self) -> Callable[[], dict[str, Any]] | None:
+        """The function for the arrays of its first input's statistics, which the layer before may compute."""
+        return None
+
+    @property
+    def can_measure(self) -> bool:
+        """True if its forward pass can compute the statistics of its output."""
         return False
 
     @property

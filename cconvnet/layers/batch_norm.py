@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Self, cast
 
 from cconvnet._problem import BatchNormProblem
@@ -87,6 +87,19 @@ class BatchNormLayer(Layer):
         counted = self._loaded.count * (self._rows // x.shape[0])
         return _problem(self._rows, x.channels, counted, self._eps)
 
+    @property
+    def statistics(self) -> Callable[[], dict[str, Any]]:
+        """The arrays that receive the statistics of a batch."""
+        return self._statistics
+
+    def _statistics(self) -> dict[str, Any]:
+        return {
+            "mean": self.mean.gradient,
+            "variance": self._biased,
+            "unbiased": self.variance.gradient,
+            "counted": self.problem.counted,
+        }
+
     def workspace_bytes(self) -> int:
         """The bytes of workspace of the most demanding pass."""
         module = self.device.module
@@ -100,15 +113,16 @@ class BatchNormLayer(Layer):
         self._used = self.mean.value, self.variance.value
         if train:
             self._used = self.mean.gradient, self._biased
-            self.device.module.batch_norm_statistics(
-                self.problem,
-                self.inputs[0].array,
-                self.mean.gradient,
-                self._biased,
-                self.variance.gradient,
-                self.workspace,
-                self.device.stream,
-            )
+            if not self.input_is_measured:
+                self.device.module.batch_norm_statistics(
+                    self.problem,
+                    self.inputs[0].array,
+                    self.mean.gradient,
+                    self._biased,
+                    self.variance.gradient,
+                    self.workspace,
+                    self.device.stream,
+                )
         self._normalise(self.output.array, self.sums, self.relu)
 
     def _normalise(self, y: Any, sums: bool, relu: bool) -> None:

@@ -30,6 +30,11 @@ class ConvLayer(FilterLayer):
         first, dropout = chain
         return cls(first, inputs, site, dropout)
 
+    @property
+    def can_measure(self) -> bool:
+        """True if one pass computes the output, which is dense and not dropped."""
+        return self.fused and self.neuron is None and self.dropout is None and self.output.place is None
+
     @staticmethod
     def can_be_placed(spec: ConvSpec) -> bool:
         """True if one pass computes the product with its bias and ReLU, and one their gradients."""

@@ -238,8 +238,9 @@ class WeightedLayer(Layer):
         module = self.device.module
         needs = [int(module.bias_grad_workspace(self.bias_problem))]
         for branch, epilogue in zip(self.branches, self.input_epilogues, strict=True):
-            passes = [f"{self.type}_fprop", f"{self.type}_wgrad"]
-            needs += [workspace_size(module, name, branch.problem) for name in passes]
+            measures = self.measure is not None
+            needs.append(workspace_size(module, f"{self.type}_fprop", branch.problem, sums=measures))
+            needs.append(workspace_size(module, f"{self.type}_wgrad", branch.problem))
             if branch.x.needs_gradient:
                 sums = epilogue is not None
                 needs.append(workspace_size(module, f"{self.type}_dgrad", branch.problem, sums=sums))
@@ -251,9 +252,11 @@ class WeightedLayer(Layer):
 
     def forward(self, train: bool) -> None:
         """Compute the output: products, bias, activation function, dropout."""
-        self._compute(self.output.storage, None if self.dropout is None else self.dropout.problem(train))
+        dropout = None if self.dropout is None else self.dropout.problem(train)
+        statistics = self.measure() if train and self.measure is not None else {}
+        self._compute(self.output.storage, dropout, statistics)
 
-    def _compute(self, y: Any, dropout: DropoutProblem | None) -> None:
+    def _compute(self, y: Any, dropout: DropoutProblem | None, statistics: dict[str, Any]) -> None:
         module, stream = self.device.module, self.device.stream
         product = y if self.neuron is None else self.product
         bias = None if self.bias is None else self.bias.value
@@ -267,8 +270,9 @@ class WeightedLayer(Layer):
                 filters = blocks.filters
             fused = (bias, self.relu) if self.fused else (None, False)
             dropped = {"dropout": dropout, "step": step} if self.fused and dropout is not None else {}
+            options = {**dropped, **statistics}
             self._pass("fprop")(
-                problem, branch.x.array, filters, *fused, target, self.workspace, stream, **dropped
+                problem, branch.x.array, filters, *fused, target, self.workspace, stream, **options
             )
             if number > 0:
                 module.add(product, target, product, stream)
@@ -284,7 +288,7 @@ class WeightedLayer(Layer):
 
     def compute_inside(self, y: Any, name: str) -> None:
         """Compute the output before the dropout."""
-        self._compute(y, None)
+        self._compute(y, None, {})
 
     def backward(self, updates: FusedUpdates | None = None) -> None:
         """Compute the gradients of inputs, weights and bias; with `updates`, move weights and bias."""

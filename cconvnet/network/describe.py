@@ -52,6 +52,7 @@ def describe(graph: Graph) -> dict[str, Any]:
         ],
         "train_only": [layer.name for layer in graph.spec.layers if layer.name in train_only],
         "fused_gradients": graph.finished_by,
+        "fused_statistics": graph.measured_by,
         "copies": copies,
         "copied_bytes_per_step": sum(copy.bytes for copy in (*graph.copies, *copied_back)),
         "concatenated_bytes_per_step": sum(

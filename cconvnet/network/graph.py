@@ -71,6 +71,8 @@ class Graph:
         updates: what updates the parameters during the backward pass; None on several devices.
         finished_by: the layers whose ReLU's and bias's gradients the reader's backward pass computes, and the
             reader, by their names.
+        measured_by: the batch normalisations whose statistics the layer before computes with its output, and
+            that layer, by their names.
         gradient_bytes: allocated for gradients on each device, by its name.
         workspace_bytes: allocated for workspaces on each device, by its name.
     """
@@ -111,6 +113,7 @@ class Graph:
         self.inputs: dict[str, InputLayer] = {}
         self.parameters: dict[str, Parameter] = {}
         self.finished_by: dict[str, str] = {}
+        self.measured_by: dict[str, str] = {}
         self._order: list[Layer] = []  # layers and, before their first reader, inputs and copies
         self._copies: dict[tuple[int, str], CopyLayer] = {}  # by the tensor's id and the device it goes to
         self._readers = collections.Counter(name for layer in spec.layers for name in layer.inputs)
@@ -386,6 +389,7 @@ class Graph:
         self.losses = join_losses([*self.costs.values()], self.memory) if self.updates is not None else None
         if fuse:
             self._fuse_gradients(readers)
+            self._fuse_statistics()
         before = dict(self.memory.bytes)
         allocate_gradients(self.backward, readers, self._copies_of, self.memory, element)
         self.gradient_bytes = _grown(before, self.memory)
@@ -413,6 +417,16 @@ class Graph:
                     layer.input_epilogues[index] = epilogue
                     producer.gradient_is_finished = True
                     self.finished_by[producer.name] = layer.name
+
+    def _fuse_statistics(self) -> None:
+        """Let convolutions compute the statistics of their outputs for the layers behind them."""
+        producers = {id(layer.output): layer for layer in self.layers if layer.can_measure}
+        for layer in self.layers:
+            producer = producers.get(id(layer.inputs[0]))
+            if layer.statistics is None or producer is None or producer.measure is not None:
+                continue
+            producer.measure, layer.input_is_measured = layer.statistics, True
+            self.measured_by[layer.name] = producer.name
 
 
 def _grown(before: dict[str, int], memory: Memory) -> dict[str, int]:

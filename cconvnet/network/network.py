@@ -306,7 +306,8 @@ class Network:
         """Return the network as JSON values: layers, shapes, parameters, devices, copies, memory.
 
         `fused_gradients` are the layers whose ReLU's and bias's gradients another layer's backward pass
-        computes, each with that layer.
+        computes, each with that layer. `fused_statistics` are the batch normalisations whose statistics the
+        convolution before them computes, likewise.
 
         A split layer is described as a whole. A copy's `bytes` go forward in every pass, and its
         `gradient_bytes` back in every backward pass; `copied_bytes_per_step` is their sum.

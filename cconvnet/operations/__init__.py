@@ -62,7 +62,7 @@ def element_of(problem: Any, element: str) -> str:
 def workspace_size(
     module: Any, operation: str, problem: Any, impl: str | None = None, *, sums: bool = False
 ) -> int:
-    """Return the bytes of workspace that a call on a module needs; `sums` is whether it has the option db."""
+    """Return the bytes of workspace that a call on a module needs; `sums`: whether it has that option."""
     described = OPERATIONS[operation]
     if described.workspace is None:
         return 0

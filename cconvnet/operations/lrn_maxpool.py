@@ -21,4 +21,5 @@ LRN_MAXPOOL_BACKWARD = Operation(
     (bias_gradient(lambda problems: (problems[1].c,)),),
     out="dx",
     workspace="lrn_maxpool_backward_workspace",
+    sums="db",
 )

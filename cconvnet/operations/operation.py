@@ -98,6 +98,7 @@ class Operation:
         out: The output that a caller may supply, or None.
         in_place: The inputs that `out` may be.
         workspace: The function that returns the size of the workspace, or None without a workspace.
+        sums: The option that is made by sums over rows, for which the workspace has room if it is asked for.
         has_impls: True if the operation has a selection table: ``NAME_impls`` lists its rows.
         elementwise: True if an output depends on few inputs, so that tests count errors in units of each
             element instead of the largest.
@@ -113,6 +114,7 @@ class Operation:
     out: str | None = None
     in_place: tuple[str, ...] = ()
     workspace: str | None = None
+    sums: str | None = None
     has_impls: bool = False
     elementwise: bool = False
     flops: Callable[[Any], float] | None = None
@@ -170,6 +172,10 @@ class Operation:
     def dtype(self, name: str, element: str) -> Any:
         """Return the NumPy type of an array for an element type, "fp32" or "bf16"."""
         return self.arrays[name].dtype(element)
+
+    def asks_for_sums(self, given: Mapping[str, Any]) -> bool:
+        """Return whether arguments of a call, by name, ask for the option that is made by sums."""
+        return self.sums is not None and given.get(self.sums) is not None
 
     def problems(self, problem: Any) -> tuple[Any, ...]:
         """Return a problem, or a tuple of several, as the first arguments of a call."""

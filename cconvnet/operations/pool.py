@@ -19,6 +19,7 @@ MAXPOOL_BACKWARD = Operation(
     input_epilogue(_X),
     out="dx",
     workspace="maxpool_backward_workspace",
+    sums="db",
 )
 
 AVGPOOL_FORWARD = Operation("avgpool_forward", (PoolProblem,), (_X,), (_Y,), out="y")
@@ -31,4 +32,5 @@ AVGPOOL_BACKWARD = Operation(
     input_epilogue(_X),
     out="dx",
     workspace="avgpool_backward_workspace",
+    sums="db",
 )

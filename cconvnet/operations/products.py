@@ -22,6 +22,13 @@ _UPDATE = (
 )
 # Elements of a product may be dropped at once: `dropout` is the DropoutProblem.
 _DROPOUT = (Value("dropout"), Array("step", "1", lambda problem: (1,), np.int64, optional=True))
+# What batch normalisation needs of y[N,P,Q,K]. Of its pixels the first `counted` count, or all if it is 0.
+_STATISTICS = (
+    Array("mean", "K", "k", np.float32, optional=True, written=True),
+    Array("variance", "K", "k", np.float32, optional=True, written=True),
+    Array("unbiased", "K", "k", np.float32, optional=True, written=True),
+    Value("counted"),
+)
 
 
 def _flops(problem: Any) -> float:
@@ -29,7 +36,15 @@ def _flops(problem: Any) -> float:
 
 
 def passes(
-    family: str, problem_type: type, *, x: str, w: str, y: str, bias: str, bias_shape: str = "k"
+    family: str,
+    problem_type: type,
+    *,
+    x: str,
+    w: str,
+    y: str,
+    bias: str,
+    bias_shape: str = "k",
+    measured: bool = False,
 ) -> tuple[Operation, Operation, Operation]:
     """Describe the forward pass and both gradients of a family of products.
 
@@ -41,6 +56,7 @@ def passes(
         y: The axes of the product.
         bias: The axes of the bias.
         bias_shape: The bias's shape in terms of the problem.
+        measured: Whether the forward pass can compute the statistics of y.
     """
     images, filters, product = Array("x", x, "x_shape"), Array("w", w, "w_shape"), Array("y", y, "y_shape")
     gradient = Array("dy", y, "y_shape")
@@ -50,9 +66,10 @@ def passes(
         (problem_type,),
         (images, filters, Array("bias", bias, bias_shape, np.float32, optional=True), Value("relu")),
         (product,),
-        _DROPOUT,
+        (*_DROPOUT, *(_STATISTICS if measured else ())),
         out="y",
         workspace=f"{family}_fprop_workspace",
+        sums="mean" if measured else None,
         has_impls=True,
         flops=_flops,
     )
@@ -64,6 +81,7 @@ def passes(
         input_epilogue(images),
         out="dx",
         workspace=f"{family}_dgrad_workspace",
+        sums="db",
         has_impls=True,
         flops=_flops,
     )

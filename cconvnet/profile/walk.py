@@ -190,7 +190,7 @@ class Walker(Recorder):
             positions = list(arguments)
             if impl is not None:
                 values["impl"] = impl
-                sums = values.get("db") is not None
+                sums = described.asks_for_sums(values)
                 needed = workspace_size(module, operation, problems, impl, sums=sums)
                 values["workspace"] = np.zeros(needed, np.uint8) if needed else None
                 names = described.positions[: described.positions.index("impl") + 1]

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from cconvnet._problem import BiasProblem, DropoutProblem, NeuronProblem
+from cconvnet._problem import BatchNormProblem, BiasProblem, DropoutProblem, NeuronProblem
 
 Outputs = dict[str, np.ndarray[Any, Any]]
 
@@ -29,12 +29,16 @@ def apart(operation: str, problem: Any, inputs: dict[str, Any], call: Callable[.
     match operation.split("_", 1):
         case _, "fprop":
             dropout, step, relu = given.pop("dropout", None), given.pop("step", None), given["relu"]
+            measured = [given.pop(name, None) for name in ("mean", "variance", "unbiased", "counted")]
             y = call(operation, problem, {**given, "relu": False})["y"]
             if relu:
                 y = call("relu_forward", NeuronProblem(y.size), {"x": y.ravel()})["y"]
             if dropout is not None:
                 y = call("dropout", dropout, {"x": y.ravel(), "step": step})["y"]
-            return {"y": y}
+            if not measured[0]:
+                return {"y": y}
+            of = BatchNormProblem(y.size // problem.k, problem.k, measured[-1])
+            return {"y": y, **call("batch_norm_statistics", of, {"x": y.reshape(of.rows, of.k)})}
         case _, "dgrad":
             return _epilogue_apart(operation, problem, given, call)
         case _, "wgrad":

@@ -87,6 +87,8 @@ __all__ = [
 
 # Rows of selection tables that transform their inputs, with rounding.
 TRANSFORMING = ("winograd",)
+# Outputs of a forward pass that are mean values, so that they are rounded whatever the inputs are.
+_STATISTICS = ("mean", "variance", "unbiased")
 
 
 def _outputs(operation: str, problem: Any, inputs: dict[str, Any]) -> dict[str, Shape]:
@@ -103,14 +105,9 @@ def _reference(operation: str, problem: Any, inputs: dict[str, Any]) -> list[Arr
     arguments = dict(inputs)
     w_bf16, sgd = arguments.pop("w_bf16", None), arguments.pop("update", None)
     updated = {name: arguments.pop(name) for name in ("v", "w", "rates", "halt") if name in arguments and sgd}
-    options = {
-        name: arguments.pop(name)
-        for name in ("masked_by", "scale", "db", "dshortcut")
-        if ("db" in arguments or name == "dshortcut") and name in arguments
-    }
-    results = getattr(reference, operation)(
-        *OPERATIONS[operation].problems(problem), *arguments.values(), **options
-    )
+    spec = OPERATIONS[operation]
+    options = {name: arguments.pop(name) for name in spec.keywords if name in arguments}
+    results = getattr(reference, operation)(*spec.problems(problem), *arguments.values(), **options)
     if sgd is not None:
         results = reference.sgd_update(sgd, results, **updated)
     results = results if isinstance(results, tuple) else (results,)
@@ -121,12 +118,19 @@ def _reference(operation: str, problem: Any, inputs: dict[str, Any]) -> list[Arr
     return [result.reshape(shape) for result, shape in zip(results, shapes, strict=True)]
 
 
-def _sums(dx: Array) -> tuple[Array, Array]:
-    """Return the sums of dx over its pixels, and those of plain float32."""
-    pixels = BiasProblem(dx.size // dx.shape[-1], dx.shape[-1])
+def _of_written(name: str, written: Array, inputs: dict[str, Any]) -> tuple[Array, Array]:
+    """Return what is made of the pixels of an output by sums, and the same of plain float32."""
+    rows, channels = written.size // written.shape[-1], written.shape[-1]
+
+    def computed() -> Array:
+        if name == "db":
+            return reference.bias_grad(BiasProblem(rows, channels), written)
+        pixels = BatchNormProblem(rows, channels, inputs["counted"])
+        return reference.batch_norm_statistics(pixels, written)[_STATISTICS.index(name)]
+
     with reference.precision(np.float32):
-        plain = reference.bias_grad(pixels, dx)
-    return reference.bias_grad(pixels, dx), plain
+        plain = computed()
+    return computed(), plain
 
 
 @dataclass(frozen=True)
@@ -260,7 +264,7 @@ def run(
     arguments += [buffer.array for name, buffer in (outputs | unread).items() if name not in inputs]
     workspace = None
     if spec.has_workspace:
-        if size := workspace_size(device.module, operation, problem, impl, sums="db" in inputs):
+        if size := workspace_size(device.module, operation, problem, impl, sums=spec.asks_for_sums(inputs)):
             # A workspace is aligned like device memory and no more, an input even less.
             workspace = Buffer(device, (size,), np.uint8)
         arguments.append(workspace.array if workspace else None)
@@ -350,9 +354,9 @@ def check(
         element: The element type of arrays that may be of either, "fp32" or "bf16".
         nonzero: See compare.assert_exact.
         floor: See compare.assert_close.
-        **options: The operation's own: ``bias``, ``relu`` (fprop, bias_add), ``dropout`` (fprop), ``update``
-            (wgrad, sgd_update), ``mean``, ``shift`` (input_transform), ``scale``, ``alpha``, ``beta`` (add),
-            ``step`` (dropout).
+        **options: The operation's own: ``bias``, ``relu`` (fprop, bias_add), ``dropout`` (fprop), ``counted``
+            (conv_fprop), ``update`` (wgrad, sgd_update), ``mean``, ``shift`` (input_transform), ``scale``,
+            ``alpha``, ``beta`` (add), ``step`` (dropout).
 
     Raises:
         AssertionError: The operation is wrong. The text ends with the command that repeats the check.
@@ -381,14 +385,16 @@ def check(
             for (name, value), wanted, plain, slack in zip(
                 actual.items(), expected.outputs, expected.baseline, expected.slack, strict=True
             ):
-                if name == "db" and name in expected.inputs:
-                    # Of dx as it was written.
-                    wanted, plain = _sums(compare.values(actual["dx"]))
+                measured = name in _STATISTICS and name in expected.inputs
+                if measured or (name == "db" and name in expected.inputs):
+                    # Of the first output as it was written.
+                    written = compare.values(actual[next(iter(actual))])
+                    wanted, plain = _of_written(name, written, expected.inputs)
                 if name in COUNTS:
                     compare.assert_exact(name, value, wanted, nonzero=0, dtype=np.int32)
                     continue
                 dtype = spec.dtype(name, element_of(problem, element))
-                if data == "exact":
+                if data == "exact" and not measured:
                     compare.assert_exact(name, value, wanted, nonzero=nonzero, dtype=dtype)
                 else:
                     compare.assert_close(

@@ -94,7 +94,14 @@ class Case:
 _DROPPED = {"whole": None, "part": 0, "odd_part": 3}
 
 
-def _fprop(case: Case, bias: bool = True, relu: bool = False, dropout: str | None = None) -> dict[str, Any]:
+def _fprop(
+    case: Case,
+    bias: bool = True,
+    relu: bool = False,
+    dropout: str | None = None,
+    counted: int | None = None,
+) -> dict[str, Any]:
+    """Return the inputs of a forward pass; of its output `counted` pixels are measured, unless it is None."""
     inputs: dict[str, Any] = {
         "x": case("x"),
         "w": case("w"),
@@ -109,6 +116,8 @@ def _fprop(case: Case, bias: bool = True, relu: bool = False, dropout: str | Non
         count = math.prod(case.shape("y"))
         inputs["dropout"] = DropoutProblem(count, 0.5, 2.0, seed=7, subsequence=2**32 - 2, **part)
         inputs["step"] = np.array([5], np.int64)
+    if counted is not None:
+        inputs |= {"mean": True, "variance": True, "unbiased": True, "counted": counted}
     return inputs
 
 

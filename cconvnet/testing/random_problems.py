@@ -284,6 +284,8 @@ def random_case(seed: int, operations: dict[str, Any]) -> tuple[str, Any, dict[s
     if operation.endswith("fprop"):
         arguments["bias"], arguments["relu"] = (bool(v) for v in random.integers(0, 2, 2))
         arguments["dropout"] = _one_of(random, [None, None, "whole", "part", "odd_part"])
+    if operation == "conv_fprop" and random.random() < 0.3:
+        arguments["counted"] = int(random.integers(0, problem.n * problem.p * problem.q + 1))
     if operation.endswith("wgrad"):
         arguments["update"] = _one_of(random, [None, None, "plain", "full", "halted"])
         arguments["nesterov"] = arguments["update"] is not None and bool(random.random() < 0.5)

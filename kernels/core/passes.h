@@ -6,6 +6,7 @@
 #include "core/alignment.h"
 #include "core/input_epilogue.h"
 #include "core/select.h"
+#include "core/statistics.h"
 
 namespace cconvnet {
 
@@ -15,6 +16,8 @@ struct FpropArguments {
   Epilogue epilogue;
   void* y;
   void* workspace;
+  Statistics statistics = {};  // of convolutions
+  void* sums = nullptr;        // their workspace, of fprop_sums_workspace bytes
   bool aligned() const { return cconvnet::aligned(x, w); }
 };
 
@@ -35,7 +38,8 @@ struct WgradArguments {
   bool aligned() const { return cconvnet::aligned(x, dy); }
 };
 
-// A multiple of 16 bytes.
+// Multiples of 16 bytes.
+size_t fprop_sums_workspace(const ConvProblem& problem);
 size_t dgrad_sums_workspace(const ConvProblem& problem);
 size_t dgrad_sums_workspace(const LocalProblem& problem);
 
@@ -71,7 +75,24 @@ using LocalWgradTable = SelectionTable<LocalProblem, WgradArguments>;
     (table).run(served, {x, w, epilogue, y, workspace}, stream, impl);                                   \
   }
 
-// The workspace of the sums comes before the row's.
+// The same of a family whose products have statistics. The workspace of the sums comes before the row's.
+#define CCONVNET_MEASURED_FPROP(family, Problem, table, served)                                           \
+  CCONVNET_IMPLS(family##_fprop, Problem, table, served)                                                  \
+  size_t family##_fprop_workspace(const Problem& problem, const char* impl, bool sums) {                  \
+    return (sums ? fprop_sums_workspace(served) : 0) + (table).workspace(served, impl);                   \
+  }                                                                                                       \
+  void family##_fprop(const Problem& problem, const void* x, const void* w, const Epilogue& epilogue,     \
+                      void* y, void* workspace, Stream stream, const char* impl,                          \
+                      const Statistics& statistics) {                                                     \
+    detail::require(!(served).is_placed() || !(epilogue.dropout || statistics.mean),                      \
+                    "a y that is placed cannot be dropped or measured");                                  \
+    const size_t sums = statistics.mean ? fprop_sums_workspace(served) : 0;                               \
+    detail::require(workspace || sums == 0, "workspace must not be null where mean is given");            \
+    (table).run(served, {x, w, epilogue, y, static_cast<char*>(workspace) + sums, statistics, workspace}, \
+                stream, impl);                                                                            \
+  }
+
+// Likewise.
 #define CCONVNET_DGRAD(family, Problem, table, served)                                                      \
   CCONVNET_IMPLS(family##_dgrad, Problem, table, served)                                                    \
   size_t family##_dgrad_workspace(const Problem& problem, const char* impl, bool sums) {                    \

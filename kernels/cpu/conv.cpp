@@ -241,6 +241,7 @@ void launch_fprop(const ConvProblem& problem, const FpropArguments& args, Stream
   }
   onednn::run<Convolution>("conv", x.problem(), kFprop, x.of(args.x), args.w, args.epilogue.bias, args.y);
   apply_after_bias(args.epilogue, problem.precision, problem.y_count(), args.y, stream);
+  apply(args.statistics, problem, args.y, args.sums, stream);
 }
 
 void launch_dgrad(const ConvProblem& problem, const DgradArguments& args, Stream stream) {
@@ -292,7 +293,11 @@ size_t dgrad_sums_workspace(const ConvProblem& problem) {
   return bias_grad_workspace(pixels_of(problem));
 }
 
-CCONVNET_FPROP(conv, ConvProblem, fprop_table(), problem)
+size_t fprop_sums_workspace(const ConvProblem& problem) {
+  return batch_norm_statistics_workspace(rows_of(problem, 0));
+}
+
+CCONVNET_MEASURED_FPROP(conv, ConvProblem, fprop_table(), problem)
 CCONVNET_DGRAD(conv, ConvProblem, dgrad_table(), problem)
 CCONVNET_WGRAD(conv, ConvProblem, wgrad_table(), problem)
 

@@ -417,6 +417,7 @@ void launch_fprop(const ConvProblem& problem, const FpropArguments& args, Stream
     return;
   }
   apply_after_bias(args.epilogue, problem.y_count(), y, stream);
+  apply(args.statistics, problem, y, args.sums, stream);
 }
 
 void launch_dgrad(const ConvProblem& problem, const DgradArguments& args, Stream stream) {

@@ -2,7 +2,8 @@
 // multiplies and, where the product is split along k, split_reduce.
 //
 // An output is a class that a launcher fills and a kernel takes by value, with
-//   bool vectors;                        whether groups of four neighbouring elements may be written at once
+//   bool vectors;                        whether groups of four neighbouring elements, and of sums, may be
+//                                        written at once
 //   auto writer() const;                 to be called once by each thread, before it writes
 // Its writer has, for WIDTH neighbouring elements,
 //   template <int WIDTH> auto columns(uint32_t channel) const;
@@ -11,18 +12,22 @@
 //                                        all that it reads of elements i .. i+WIDTH-1
 //   Vector<WIDTH> write(uint32_t i, columns, read, const Vector<WIDTH>& sums) const;
 //                                        writes them, given both, and returns them: as written, if the
-//                                        output SUMS
+//                                        output is reduced
 // So a thread reads of a column once for all its rows, and starts the reads of several elements before it
 // writes the first.
 //
-// An output with SUMS also has the sums of its columns over groups of kSumRows rows, a matrix of floats, with
-//   static constexpr bool SUMS;          whether it can have them
-//   float* sums;                         the matrix, or null
-// The order of additions is that of column_sums.cuh. Tiles of tensor cores have whole strands in each warp;
-// others have no sums.
+// An output also has
+//   template <class Product> using Reduction;
+//                                        what it reduces groups of kSumRows rows to, column by column; of
+//                                        NoReduction nothing
+// and, unless that is nothing,
+//   float* sums;                         a matrix of floats with a row for each group, or null
+// and what the reduction wants besides.
+// The order is that of column_sums.cuh and column_pairs.cuh. Tiles of tensor cores have whole strands in each
+// warp; others reduce nothing.
 #pragma once
 
-#include "column_sums.cuh"
+#include "column_pairs.cuh"
 #include "dropout_mask.cuh"
 #include "gemm/gemm_tile.cuh"
 #include "neuron.h"
@@ -32,10 +37,139 @@ namespace cconvnet {
 
 struct Nothing {};  // what a writer reads that reads nothing
 
+// ---- what rows are reduced to ---------------------------------------------------------------------------
+
+// A reduction is a thread's share of that of one group of rows.
+//   add(i, l, j, written)  takes the j-th columns of the thread's i-th row, the l-th of those that it reads at once
+//   finish(first, m, store)
+//                          calls store(j, sums, values) for each j, in one lane for each, with the matrix that
+//                          receives the values; and starts anew. The thread's rows begin with `first`, the
+//                          group's with row m of the output.
+template <class Product, class Output>
+class NoReduction {
+ public:
+  __device__ __forceinline__ NoReduction(const Product&, const Output&) {}
+  template <class Written>
+  __device__ __forceinline__ void add(int, int, int, const Written&) {}
+};
+
+// The values of the lane that is `distance` away.
+__device__ __forceinline__ Vector<kGroup> from_lane(Vector<kGroup> values, int distance) {
+#pragma unroll
+  for (float& value : values.lane) value = __shfl_xor_sync(kFullWarp, value, distance);
+  return values;
+}
+
+// Calls body(distance) for the distances at which the lanes of a group's strands are merged.
+template <class Product, class Body>
+__device__ __forceinline__ void for_lanes_of_strands(const Body& body) {
+#pragma unroll
+  for (int distance = kWarp / 2; distance >= Product::ROW_LANES; distance /= 2) body(distance);
+}
+
+template <class Product, class Output>
+class ColumnSums {
+ public:
+  __device__ __forceinline__ ColumnSums(const Product&, const Output& output) : sums_(output.sums) {}
+
+  __device__ __forceinline__ void add(int, int l, int j, const Vector<kGroup>& value) {
+    add_to(strand_[l % Product::STRANDS][j], value);
+  }
+
+  template <class Store>
+  __device__ __forceinline__ void finish(int, uint32_t, const Store& store) {
+#pragma unroll
+    for (int j = 0; j < Product::GROUPS; ++j) {
+#pragma unroll
+      for (int distance = Product::STRANDS / 2; distance > 0; distance /= 2) {
+#pragma unroll
+        for (int s = 0; s < distance; ++s) add_to(strand_[s][j], strand_[s + distance][j]);
+      }
+      Vector<kGroup> sum = strand_[0][j];
+      for_lanes_of_strands<Product>([&](int distance) { add_to(sum, from_lane(sum, distance)); });
+      if (threadIdx.x % kWarp < Product::ROW_LANES) store(j, sums_, sum);
+#pragma unroll
+      for (int s = 0; s < Product::STRANDS; ++s) strand_[s][j] = zeros<kGroup>();
+    }
+  }
+
+ private:
+  float* sums_;
+  Vector<kGroup> strand_[Product::STRANDS][Product::GROUPS] = {};
+};
+
+// Mean values, and sums of squared distances from them. The rows of a strand are needed twice, so they stay
+// where the product was.
+template <class Product, class Output>
+class ColumnMoments {
+ public:
+  __device__ __forceinline__ ColumnMoments(const Product& product, const Output& output)
+      : product_(product), output_(output) {}
+
+  __device__ __forceinline__ void add(int i, int, int j, const Vector<kGroup>& value) {
+    if (output_.sums) product_.keep(i, j, value);
+  }
+
+  // Where all rows count, the compiler knows the weights of all merges.
+  template <class Store>
+  __device__ __forceinline__ void finish(int first, uint32_t m, const Store& store) const {
+    const int rows = output_.counted - static_cast<int>(m);
+    if (rows >= kSumRows) {
+      finish<true>(first, kSumRows, store);
+    } else {
+      finish<false>(first, rows, store);
+    }
+  }
+
+ private:
+  template <bool WHOLE, class Store>
+  __device__ __forceinline__ void finish(int first, int rows, const Store& store) const {
+    const int lane_row = threadIdx.x % kWarp / Product::ROW_LANES;
+#pragma unroll
+    for (int j = 0; j < Product::GROUPS; ++j) {
+      Pair<kGroup> strand[Product::STRANDS];
+      int of[Product::STRANDS];
+#pragma unroll
+      for (int s = 0; s < Product::STRANDS; ++s) {
+        const int left = rows - lane_row - s * (kSumStrands / Product::STRANDS);
+        of[s] = WHOLE ? kStrandRows : min(max(left + kSumStrands - 1, 0) / kSumStrands, kStrandRows);
+        Vector<kGroup> values[kStrandRows];
+#pragma unroll
+        for (int l = 0; l < kStrandRows; ++l) values[l] = product_.sums(first + s + l * Product::STRANDS, j);
+        strand[s] = moments_of<kGroup>(of[s], [&](int l) { return values[l]; });
+      }
+#pragma unroll
+      for (int distance = Product::STRANDS / 2; distance > 0; distance /= 2) {
+#pragma unroll
+        for (int s = 0; s < distance; ++s) {
+          merge_into<Moments>(strand[s], of[s], strand[s + distance], of[s + distance]);
+        }
+      }
+      // The upper lanes merge in the wrong order, but do not store.
+      for_lanes_of_strands<Product>([&](int distance) {
+        const Pair<kGroup> other = {from_lane(strand[0].first, distance),
+                                    from_lane(strand[0].second, distance)};
+        const int of_other = WHOLE ? of[0] : __shfl_xor_sync(kFullWarp, of[0], distance);
+        merge_into<Moments>(strand[0], of[0], other, of_other);
+      });
+      if (threadIdx.x % kWarp < Product::ROW_LANES) {
+        store(j, output_.sums, strand[0].first);
+        store(j, output_.sums + output_.sums_count, strand[0].second);
+      }
+    }
+  }
+
+  const Product& product_;
+  const Output& output_;
+};
+
+// ---- outputs --------------------------------------------------------------------------------------------
+
 // The sums as they are, each rounded to a T.
 template <class T>
 struct PlainOutput {
-  static constexpr bool SUMS = false;
+  template <class Product>
+  using Reduction = NoReduction<Product, PlainOutput>;
   T* y;
   bool vectors;
 
@@ -62,7 +196,8 @@ struct PlainOutput {
 template <class T>
 class EpilogueOutput {
  public:
-  static constexpr bool SUMS = false;
+  template <class Product>
+  using Reduction = NoReduction<Product, EpilogueOutput>;
   bool vectors;
 
   EpilogueOutput(const Epilogue& epilogue, T* y, bool vectors)
@@ -101,7 +236,7 @@ class EpilogueOutput {
       if (drops_) drop(i, sums);
     }
     store(y_ + i, sums);
-    return sums;
+    return rounded_to<T>(sums);
   }
 
  private:
@@ -125,11 +260,26 @@ class EpilogueOutput {
   DropoutMask mask_;
 };
 
+// The same with the moments of its columns, of the first `counted` rows.
+template <class T>
+class MeasuredOutput : public EpilogueOutput<T> {
+ public:
+  template <class Product>
+  using Reduction = ColumnMoments<Product, MeasuredOutput>;
+  float* sums;     // the mean values, or null; the squares are behind them
+  int sums_count;  // elements of each
+  int counted;
+
+  MeasuredOutput(const EpilogueOutput<T>& output, float* sums, int sums_count, int counted)
+      : EpilogueOutput<T>(output), sums(sums), sums_count(sums_count), counted(counted) {}
+};
+
 // The gradient of an input after an InputEpilogue, whose db follows from `sums`.
 template <class T>
 class InputGradientOutput {
  public:
-  static constexpr bool SUMS = true;
+  template <class Product>
+  using Reduction = ColumnSums<Product, InputGradientOutput>;
   bool vectors;
   float* sums;
 
@@ -178,7 +328,8 @@ class InputGradientOutput {
 // The sums are gradients of weights: stored, or used at once to update the weights.
 class GradientOutput {
  public:
-  static constexpr bool SUMS = false;
+  template <class Product>
+  using Reduction = NoReduction<Product, GradientOutput>;
   bool vectors;
 
   // `update` may be null.
@@ -222,49 +373,7 @@ class GradientOutput {
   SgdStep step_;
 };
 
-// A thread's share of the sums of columns over one group of rows; without SUMS nothing.
-template <class Product, bool SUMS>
-class ColumnSums {
- public:
-  template <class Written>
-  __device__ __forceinline__ void add(int, int, const Written&) {}
-};
-
-template <class Product>
-class ColumnSums<Product, true> {
- public:
-  // Adds the thread's l-th row of those that it reads at once.
-  __device__ __forceinline__ void add(int l, int j, const Vector<kGroup>& value) {
-    add_to(strand_[l % Product::STRANDS][j], value);
-  }
-
-  // Calls store(j, sum) for each group of columns, in one lane for each, and starts anew.
-  template <class Store>
-  __device__ __forceinline__ void finish(const Store& store) {
-#pragma unroll
-    for (int j = 0; j < Product::GROUPS; ++j) {
-#pragma unroll
-      for (int distance = Product::STRANDS / 2; distance > 0; distance /= 2) {
-#pragma unroll
-        for (int s = 0; s < distance; ++s) add_to(strand_[s][j], strand_[s + distance][j]);
-      }
-      Vector<kGroup> sum = strand_[0][j];
-#pragma unroll
-      for (int distance = 16; distance >= Product::ROW_LANES; distance /= 2) {
-#pragma unroll
-        for (int part = 0; part < kGroup; ++part) {
-          sum.lane[part] += __shfl_xor_sync(kFullWarp, sum.lane[part], distance);
-        }
-      }
-      if (threadIdx.x % 32 < Product::ROW_LANES) store(j, sum);
-#pragma unroll
-      for (int s = 0; s < Product::STRANDS; ++s) strand_[s][j] = zeros<kGroup>();
-    }
-  }
-
- private:
-  Vector<kGroup> strand_[Product::STRANDS][Product::GROUPS] = {};
-};
+// ---- tiles -----------------------------------------------------------------------------------------------
 
 // Writes elements i .. i+WIDTH-1, of channels from `channel` on, where a thread has no others to write.
 template <int WIDTH, class Writer>
@@ -282,14 +391,15 @@ __device__ __forceinline__ auto write_alone(const Writer& writer, uint32_t i, ui
 //                                   and kOutside if it is beyond the last. All threads call it together.
 //   column(j)                       the tile's column where the thread's j-th group begins
 //   sums(i, j)                      the j-th group of the i-th row
-//   SUMS                            whether it can sum columns, by the rest:
+//   REDUCES                         whether rows can be reduced, by the rest:
+//   keep(i, j, values)              replaces the sums
 //   MY_SUM_ROWS                     how many of kSumRows rows a thread has
 //   STRANDS                         how many strands a thread has of them, in turn
 //   ROW_LANES                       how many lanes are beside each other in a row of the tile
 //   first_row(i)                    the tile's row where the warp's i-th rows begin
 // `layout.row(m)` returns the output's index where row m of C begins; column 0 of C is channel first_channel.
-// `layout.sums(m, channel)`, for an output that SUMS, returns the index of the sum of the rows from row m on,
-// and kOutside if there are none.
+// For an output that is reduced, `layout.sums(m, channel)` returns the index of what the rows from row m on are
+// reduced to, and kOutside if there are none.
 template <class Product, class Output, class Layout>
 __device__ __forceinline__ void store_tile(const Product& product, const Output& output, const Layout& layout,
                                            uint32_t first_m, uint32_t first_n, uint32_t first_channel,
@@ -298,8 +408,10 @@ __device__ __forceinline__ void store_tile(const Product& product, const Output&
   const auto& writer = output.writer();
   const auto column = [&](int j) { return first_n + product.column(j); };
   const auto columns_left = [&](int j) { return gemm_n - static_cast<int>(column(j)); };
-  constexpr bool SUMS = Output::SUMS && Product::SUMS;
-  ColumnSums<Product, SUMS> column_sums;
+  using Nowhere = NoReduction<Product, Output>;
+  using Reduction =
+      std::conditional_t<Product::REDUCES, typename Output::template Reduction<Product>, Nowhere>;
+  Reduction reduction(product, output);
   decltype(writer.template columns<kGroup>(0)) columns[Product::GROUPS] = {};
 #pragma unroll
   for (int j = 0; j < Product::GROUPS; ++j) {
@@ -328,7 +440,7 @@ __device__ __forceinline__ void store_tile(const Product& product, const Output&
         const Vector<kGroup> sums = product.sums(i + l, j);
         if (output.vectors) {
           if (columns_left(j) <= 0) continue;
-          column_sums.add(l, j, writer.write(row[l] + column(j), columns[j], read[l][j], sums));
+          reduction.add(i + l, l, j, writer.write(row[l] + column(j), columns[j], read[l][j], sums));
           continue;
         }
         Vector<kGroup> written = zeros<kGroup>();
@@ -340,18 +452,24 @@ __device__ __forceinline__ void store_tile(const Product& product, const Output&
                 write_alone(writer, row[l] + n, first_channel + n, Vector<1>{{sums.lane[part]}}).lane[0];
           }
         }
-        column_sums.add(l, j, written);
+        reduction.add(i + l, l, j, written);
       }
     }
-    if constexpr (SUMS) {
+    if constexpr (!std::is_same_v<Reduction, Nowhere>) {
+      static_assert(Product::ROWS % Product::MY_SUM_ROWS == 0, "a warp must have all rows of a group");
       if (output.sums && (i + Product::AHEAD) % Product::MY_SUM_ROWS == 0) {
-        const uint32_t m = first_m + product.first_row(i + Product::AHEAD - Product::MY_SUM_ROWS);
-        column_sums.finish([&](int j, const Vector<kGroup>& sum) {
+        const int first = i + Product::AHEAD - Product::MY_SUM_ROWS;
+        const uint32_t m = first_m + product.first_row(first);
+        reduction.finish(first, m, [&](int j, float* sums, const Vector<kGroup>& values) {
+          const uint32_t to = layout.sums(m, first_channel + column(j));
+          if (to == kOutside || columns_left(j) <= 0) return;
+          if (output.vectors) {
+            cconvnet::store(sums + to, values);
+            return;
+          }
 #pragma unroll
-          for (int part = 0; part < kGroup; ++part) {
-            if (part >= columns_left(j)) continue;
-            const uint32_t to = layout.sums(m, first_channel + column(j) + part);
-            if (to != kOutside) output.sums[to] = sum.lane[part];
+          for (int lane = 0; lane < kGroup; ++lane) {
+            if (lane < columns_left(j)) sums[to + lane] = values.lane[lane];
           }
         });
       }

@@ -261,7 +261,7 @@ template <class Tile>
 class Multiplier {
  public:
   static constexpr int ROWS = Tile::THREAD_M, GROUPS = Tile::SQUARES_N, AHEAD = 1, UNROLLED = ROWS;
-  static constexpr bool SUMS = false;
+  static constexpr bool REDUCES = false;
 
   __device__ __forceinline__ Multiplier() {
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;

@@ -359,7 +359,7 @@ class TensorShare {
   static constexpr int LANES = SPAN / kGroup, ROWS_AT_ONCE = 32 / LANES;
   static constexpr int ROWS = Tile::WARP_M / ROWS_AT_ONCE, GROUPS = Tile::WARP_N / SPAN;
   static constexpr int AHEAD = GROUPS == 1 ? 8 : 2, UNROLLED = 1;
-  static constexpr bool SUMS = true;
+  static constexpr bool REDUCES = true;
   static constexpr int MY_SUM_ROWS = kSumRows / ROWS_AT_ONCE, STRANDS = kSumStrands / ROWS_AT_ONCE;
   static constexpr int ROW_LANES = LANES;
   static_assert(LANES <= 32 && ROWS % AHEAD == 0, "a row's columns must be written at once");
@@ -386,17 +386,21 @@ class TensorShare {
   __device__ __forceinline__ int column(int j) const {
     return threadIdx.x / 32 % Tile::WARPS_N * Tile::WARP_N + column_of(j);
   }
-  __device__ __forceinline__ Vector<kGroup> sums(int i, int j) const {
-    return load<kGroup>(sums_ + TensorResult<Tile>::place_of(row_of(i), column_of(j)));
+  __device__ __forceinline__ Vector<kGroup> sums(int i, int j) const { return load<kGroup>(place(i, j)); }
+  __device__ __forceinline__ void keep(int i, int j, const Vector<kGroup>& values) const {
+    store(place(i, j), values);
   }
 
  private:
   // In the warp's part of the tile.
   static __device__ __forceinline__ int row_of(int i) { return threadIdx.x % 32 / LANES + i * ROWS_AT_ONCE; }
   static __device__ __forceinline__ int column_of(int j) { return threadIdx.x % LANES * kGroup + j * SPAN; }
+  __device__ __forceinline__ float* place(int i, int j) const {
+    return sums_ + TensorResult<Tile>::place_of(row_of(i), column_of(j));
+  }
   static __device__ __forceinline__ int warp_m() { return threadIdx.x / 32 / Tile::WARPS_N * Tile::WARP_M; }
 
-  const float* sums_;
+  float* sums_;
   uint32_t* offsets_;
 };
 

@@ -119,6 +119,15 @@ def test_tiles_of_products_move_whole_sectors_without_conflicts(operation: str, 
             assert needed == least, impl
 
 
+def test_a_product_that_is_measured_is_not_read_again() -> None:
+    problem, device = ConvProblem(2, 16, 16, 64, 64, 1, 1, precision="bf16"), get_device("emulator:0")
+    with counting() as record:
+        run("conv_fprop", problem, device, make_inputs("conv_fprop", problem, counted=500))
+    record.raise_races()
+    product, reduction = (launch.kernel for launch in record.launches)
+    assert "conv_fprop" in product and "column_pairs" in reduction and "Pairs<" in reduction
+
+
 @pytest.mark.parametrize("element", [np.float32, BITS])
 def test_elementwise_kernels_touch_each_sector_once(element: Any) -> None:
     x = np.zeros(64 * 1024, element)

@@ -114,6 +114,10 @@ def test_only_what_can_be_placed_is(device: Device) -> None:
     drop = DropoutProblem(144, 0.5)
     with pytest.raises(ValueError, match="a y that is placed cannot be dropped"):
         module.conv_fprop(placed, x, w, None, False, whole, None, device.stream, dropout=drop, step=step)
+    statistics = {name: device.array(np.ones(8, np.float32)) for name in ("mean", "variance", "unbiased")}
+    room = device.array(np.zeros(1024, np.uint8))
+    with pytest.raises(ValueError, match="a y that is placed cannot be dropped or measured"):
+        module.conv_fprop(placed, x, w, None, False, whole, room, device.stream, **statistics)
     with pytest.raises(ValueError, match="dy cannot be placed"):
         module.conv_dgrad(placed, whole, w, x, None, device.stream)
     with pytest.raises(ValueError, match="dy cannot be placed"):

@@ -75,6 +75,23 @@ def test_fused_layers_give_the_bits_of_separate_ones(device: Device, precision: 
         assert one.outputs(layer.name).tobytes() == other.outputs(layer.name).tobytes(), layer.name
 
 
+def test_repeats_give_the_same_bits(device: Device, precision: str) -> None:
+    schedules = ["forward", "reverse", "random"] if device.kind == "emulator" else [""] * 10
+    states = []
+    try:
+        for schedule in schedules:
+            if schedule:
+                device.module.set_schedule(schedule, 5)
+            network = loaded(device, precision=precision)
+            step_by_step(network, 2)
+            states.append(network.state())
+    finally:
+        if device.kind == "emulator":
+            device.module.set_schedule("forward")
+    for state in states[1:]:
+        assert_equal(state, states[0])
+
+
 def test_a_step_is_its_three_passes(device: Device) -> None:
     whole, parts = (Network(RESIDUAL, batch=5, devices=device) for _ in range(2))
     assert step_by_step(whole, 3) == train(parts, 3)

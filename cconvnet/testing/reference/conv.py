@@ -9,7 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from cconvnet._problem import BatchNormProblem
 from cconvnet.testing.reference.base import Array, Taps, add_product, channel_groups, to_float
+from cconvnet.testing.reference.batch_norm import batch_norm_statistics
 from cconvnet.testing.reference.bias import input_epilogue
 from cconvnet.testing.reference.products import add_bias_relu, apply_dropout
 
@@ -22,17 +24,25 @@ def conv_fprop(
     relu: bool = False,
     dropout: Any = None,
     step: Array | None = None,
-) -> Array:
+    mean: bool = False,
+    variance: bool = False,
+    unbiased: bool = False,
+    counted: int = 0,
+) -> Any:
     """Return y[N,P,Q,K] = x[N,H,W,C] * w[K,R,S,C/groups] + bias[K].
 
-    max(0, .) follows if `relu`, then dropout if `dropout`, a DropoutProblem, is not None.
+    max(0, .) follows if `relu`, then dropout if `dropout`, a DropoutProblem, is not None. With `mean`,
+    batch_norm_statistics of y come too, of the first `counted` pixels or, if it is 0, of all.
     """
     x, w = to_float(x, problem.x_shape), to_float(w, problem.w_shape)
     y = np.zeros(problem.y_shape, dtype=x.dtype)
     for r, s, pixels in Taps(problem, x, problem.r, problem.s):
         for c, k in channel_groups(problem):
             add_product(y[..., k], pixels[..., c], w[k, r, s].T)
-    return apply_dropout(add_bias_relu(y, bias, relu), dropout, step)
+    y = apply_dropout(add_bias_relu(y, bias, relu), dropout, step)
+    if not mean:
+        return y
+    return y, *batch_norm_statistics(BatchNormProblem(y.size // problem.k, problem.k, counted), y)
 
 
 def conv_dgrad(problem: Any, dy: Array, w: Array, **epilogue: Any) -> Any:
