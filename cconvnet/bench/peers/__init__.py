@@ -6,6 +6,7 @@ cconvnet_step     our training step; beside it pytorch_step, in the forms of `fo
 pytorch_net       any of our networks in PyTorch, made of pytorch_layers
 cconvnet_data     our loader; beside it pytorch_data, both on the images of `feeding`
 pytorch_training  PyTorch's training of a network from its first step to its last test
+dropout_masks     ours, with which it does our steps
 gpu, pytorch      the device, as cuDNN's and PyTorch's sides need it
 padding           images with room for windows that extend beyond them
 """
