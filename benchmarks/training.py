@@ -4,8 +4,9 @@
 
 Both sides begin with the same weights. They see the same images in the same order, with the same crops and
 mirroring, at the same rates, which rise in a warm-up and fall linearly to 0. They test after every epoch. For
-each precision and seed one follows the other, in processes of their own. Each side has its own masks of
-dropout: a network with it is compared by medians over several seeds.
+each precision and seed one follows the other, in processes of their own. PyTorch drops the elements that we
+drop, by masks that our module makes during its steps, and its momentum is turned into ours, so that the two
+differ by rounding alone.
 
 Our seconds are those of a whole run of `cconvnet train`: decoding, checkpoints and log included. PyTorch's
 are those of its steps and tests alone, on images that are decoded already, in the faster of its two layouts,
@@ -42,7 +43,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     # and limits it.
     "cifar-quick": {"epochs": 7, "batch": 64, "lr": 0.003, "warmup": 0.5, "lr-scale": "conv1=0.4"},
     "resnet20": {"epochs": 3, "batch": 128, "lr": 0.1, "warmup": 0.0},
-    "nin-cifar": {"epochs": 5, "batch": 128, "lr": 0.004, "warmup": 0.5},
+    "nin-cifar": {"epochs": 5, "batch": 128, "lr": 0.01, "warmup": 0.5},
 }
 TYPES = {"epochs": int, "batch": int, "lr": float, "warmup": float, "lr-scale": str, "momentum": float}
 
@@ -139,7 +140,7 @@ def draw(result: dict[str, Any], path: Path) -> None:
     """
     groups = grouped(result)
     seeds = [str(run["seed"]) for run in next(iter(groups.values()))]
-    about = "Both sides have the same first weights, images and rates. "
+    about = "Both sides have the same first weights, images, rates and dropout. "
     about += f"Seed {seeds[0]}." if len(seeds) == 1 else f"Seeds {', '.join(seeds)}; thick: medians."
     title = f"{result['what']}: test error after each epoch"
     with drawn(path, 6.4, 4.2, title, about) as page:

@@ -16,6 +16,7 @@ class Dropout:
     """The dropout of a tensor x: its problems for training and testing.
 
     Attributes:
+        training: the problem of training.
         step: int64[1] on the device, added to the problem's subsequence.
         last: the problem of the last forward pass.
     """
@@ -27,16 +28,16 @@ class Dropout:
             part_of_whole = {"columns": x.channels, "row_stride": x.of_channels, "first": x.first}
         # At test time everything is kept.
         self._test = self.last = DropoutProblem(x.count, 1.0, 1.0 if spec.inverted else spec.keep)
-        self._train = self._test
+        self.training = self._test
         if spec.enabled:
             scale = 1 / spec.keep if spec.inverted else 1.0
             subsequence = zlib.crc32(spec.name.encode()) << 32
-            self._train = DropoutProblem(x.count, spec.keep, scale, site.seed, subsequence, **part_of_whole)
+            self.training = DropoutProblem(x.count, spec.keep, scale, site.seed, subsequence, **part_of_whole)
         self.step = site.step
 
     def problem(self, train: bool) -> DropoutProblem:
         """Return the problem of a forward pass, and keep it as the last one."""
-        self.last = self._train if train else self._test
+        self.last = self.training if train else self._test
         return self.last
 
 

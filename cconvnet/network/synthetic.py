@@ -66,7 +66,7 @@ class Training:
         self.left = random.integers(0, spec.stored[1] - spec.input.width + 1, batch).astype(np.int32)
         self.mirror = random.integers(0, 2, batch, np.uint8)
         self.lr = TIMED_LR
-        self._count = 0
+        self.count = 0
 
     @property
     def inputs(self) -> tuple[Array, Array, Array, Array, Array]:
@@ -87,9 +87,9 @@ class Training:
         """Do the rest of a step, with a batch that has been loaded; see :meth:`step`."""
         network = self.network
         begins("train")
-        network.train_step(self._count, self.lr, network.spec.recipe.momentum)
+        network.train_step(self.count, self.lr, network.spec.recipe.momentum)
         begins("result")
-        self._count += 1
+        self.count += 1
         loss = network.result().loss
         for device in network.devices:
             device.synchronize()

@@ -11,6 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import cconvnet as cc
+from cconvnet.bench.peers.dropout_masks import dropout_masks
+from cconvnet.data import mean_image
+from cconvnet.network import Network
+
 BATCH = 128
 
 
@@ -64,3 +69,65 @@ def test_a_side_learns_and_is_recorded(
         assert len(run["errors"]) == 3
         assert run["errors"][-1] < 0.2  # of two classes, half of which chance would find
     assert (tmp_path / "found.png").stat().st_size > 10_000
+
+
+SMALL = (
+    cc.image(32, 32, 3, scale=1 / 58)
+    .conv(8, 5, 2)
+    .relu()
+    .dropout(0.5, inverted=True)
+    .maxpool(3, 2)
+    .dropout(0.5, inverted=True)
+    .conv(6, 3)
+    .relu()
+    .mean()
+    .fc(2)
+    .softmax("small")
+)
+
+
+def test_masks_are_those_of_the_forward_pass() -> None:
+    """Of a dropout in the kernel before it, and of a layer alone."""
+    network = Network(SMALL, batch=4, devices="cpu:0", seed=3)
+    images = np.random.default_rng(1).integers(0, 256, (4, 32, 32, 3), np.uint8)
+    network.load(images, np.zeros(4, np.int32))
+    network.forward(train=True, step=7)
+    masks = dropout_masks(network, 7)
+    names = [layer.name for layer in SMALL.layers]
+    dropped = [layer.name for layer in SMALL.layers if layer.type == "dropout"]
+    assert list(masks) == dropped
+    for name in dropped:
+        before = network.outputs(names[names.index(name) - 1])
+        assert np.array_equal(network.outputs(name), before * masks[name])
+        assert 0.4 < np.mean(masks[name] == 2) < 0.6
+        assert not np.array_equal(masks[name], dropout_masks(network, 8)[name])
+
+
+def test_pytorch_does_our_steps(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With dropout and rates that rise and fall, and without dropout in tests."""
+    pytest.importorskip("torch")
+    from cconvnet.bench.peers import pytorch_training
+
+    monkeypatch.setattr(pytorch_training.nets, "build", lambda name: SMALL)
+    recipe = {"epochs": 2, "batch": 32, "lr": 0.05, "warmup": 1.0, "momentum": 0.9}
+    side = pytorch_training.PyTorchTraining("small", str(pictures), "fp32", 1, recipe)
+    network = Network(SMALL, batch=32, devices="cpu:0", seed=1)
+    network.set_mean(mean_image(side.images))
+    first = network.state()
+    with side._loader() as loader:
+        for number in range(2 * loader.steps_per_epoch):
+            epoch, index = divmod(number, loader.steps_per_epoch)
+            part = list(loader.epoch(epoch))[index]
+            lr = 0.05 * side.schedule.course(number / loader.steps_per_epoch, 2)
+            network.load(*part.inputs)
+            network.train_step(number, lr, 0.9)
+    trained = network.state()
+    side.train()
+    for name, own in side.model.learned.items():
+        moved = np.abs(trained[name] - first[name]).max()
+        assert np.abs(own.to_ours(own.tensor) - trained[name]).max() < 1e-3 * moved, name
+    network.load(*part.inputs)
+    network.forward(train=False)
+    side.model.eval()
+    logits = side._logits(part)[0].detach().numpy()
+    assert np.allclose(logits, network.outputs(SMALL.layers[-2].name), atol=1e-3)

@@ -8,12 +8,11 @@ from typing import Any
 import numpy as np
 
 from cconvnet.bench import processes
+from cconvnet.bench.peers.dropout_masks import dropout_masks
 from cconvnet.bench.timing import wall_seconds
-from cconvnet.layers import Dropout
 from cconvnet.nets import spec_from_dict
 from cconvnet.network import Network
 from cconvnet.network.synthetic import Training
-from cconvnet.testing import reference
 
 Array = np.ndarray[Any, Any]
 
@@ -80,8 +79,9 @@ class OurStep:
         losses: list[float] = []
         masks: dict[str, Any] = {}
         for step in range(count):
+            own = dropout_masks(self.network, self.training.count)
             losses.append(self.training.step())
-            masks.update({f"{name}.{step}": mask for name, mask in self._masks().items()})
+            masks.update({f"{name}.{step}": mask for name, mask in own.items()})
         np.savez(self.folder / MASKS, **masks)
         np.savez(self.folder / END, **self._state(velocities=True))
         return losses
@@ -99,18 +99,6 @@ class OurStep:
             cut = image[top : top + net.input.height, left : left + net.input.width]
             crop[...] = cut[:, ::-1] if mirror else cut
         return crops
-
-    def _masks(self) -> dict[str, Array]:
-        """Return the factors by which each dropout layer multiplied its input in the last forward pass."""
-        parts: dict[str, list[Array]] = {}
-        for layer in self.network.layers:
-            # Dropout is a layer of its own, or the last part of a fused product.
-            dropout: Dropout | None = getattr(layer, "dropout", None)
-            if dropout is not None:
-                step = layer.device.host(dropout.step)
-                mask = reference.dropout(dropout.last, np.ones(layer.output.shape), step)
-                parts.setdefault(layer.names[-1], []).append(mask)
-        return {name: np.concatenate(masks, axis=-1, dtype=np.float32) for name, masks in parts.items()}
 
     def prepare(self, lr: float) -> None:
         """Prepare the steps that are timed; the peak of memory is theirs."""

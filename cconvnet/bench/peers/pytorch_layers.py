@@ -380,7 +380,7 @@ class Lrn(nn.Module):
 
 
 class Dropout(nn.Module):
-    """PyTorch's own dropout, or with a `mask` a product with its factors, of the output's shape."""
+    """PyTorch's own dropout, or in training a product with the factors of a `mask`."""
 
     def __init__(self, spec: DropoutSpec) -> None:
         super().__init__()
@@ -389,10 +389,10 @@ class Dropout(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Compute the output."""
+        if not (self.training and self.spec.enabled):
+            return x if self.spec.inverted else x * self.spec.keep
         if self.mask is not None:
             return x * self.mask.to(x.dtype)
-        if not self.spec.enabled:
-            return x if self.spec.inverted else x * self.spec.keep
         return F.dropout(x, 1 - self.spec.keep, training=True)
 
 

@@ -105,6 +105,14 @@ class Net(nn.Module):
             self.smoothing.append(cost.smoothing)
         self.last_reader = {name: layer.name for layer in spec.layers for name in layer.inputs}
 
+    def set_masks(self, masks: Mapping[str, Array], memory_format: torch.memory_format) -> None:
+        """Let the next training pass multiply by our dropout masks, [N,H,W,C] or [N,C], by layer."""
+        for name, given in masks.items():
+            mask = torch.from_numpy(given)
+            if mask.ndim == 4:
+                mask = mask.permute(0, 3, 1, 2).contiguous(memory_format=memory_format)
+            self.dropouts[name].mask = mask.to(next(self.parameters()).device)
+
     @staticmethod
     def _module(
         layer: LayerSpec, inputs: list[Shape], state: Mapping[str, Array], lrn_by_hand: bool

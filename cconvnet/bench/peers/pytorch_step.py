@@ -146,11 +146,8 @@ class PyTorchStep:
         images, labels = self.images.to(self.device), self.labels.to(self.device)
         with np.load(f"{self.folder}/{MASKS}", allow_pickle=False) as masks:
             for step in range(count):
-                for name, dropout in self.model.dropouts.items():
-                    mask = torch.from_numpy(masks[f"{name}.{step}"])
-                    if mask.ndim == 4:
-                        mask = mask.permute(0, 3, 1, 2).contiguous(memory_format=self.layout)
-                    dropout.mask = mask.to(self.device)
+                own = {name: masks[f"{name}.{step}"] for name in self.model.dropouts}
+                self.model.set_masks(own, self.layout)
                 losses.append(float(self._train(images, labels)))
         for dropout in self.model.dropouts.values():
             dropout.mask = None

@@ -20,12 +20,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cconvnet import nets
+from cconvnet.bench.peers.dropout_masks import dropout_masks
 from cconvnet.bench.peers.pytorch_net import Net, input_factor
 from cconvnet.data import Batch, Loader, augmentation, mean_image, open_source
 from cconvnet.data.splits import Split, StoredSplit
 from cconvnet.nets import LayerSpec, NetSpec, RateCurve
 from cconvnet.nets.layer_spec import WeightedSpec
 from cconvnet.network import Network
+from cconvnet.network.synthetic import TIMED_LR
 from cconvnet.training.option_values import parse_lr_scale
 from cconvnet.training.schedule import StepSchedule
 
@@ -56,7 +58,7 @@ def with_lr_scale(spec: NetSpec, factors: Mapping[str, float]) -> NetSpec:
 
 
 class PyTorchTraining:
-    """Train a network on the CPU with our weights, images, order of images and rates, tested every epoch.
+    """Train a network on the CPU with our weights, images, rates and dropout masks, tested every epoch.
 
     Images are decoded before anything is timed, and the faster of the two layouts trains.
 
@@ -85,7 +87,8 @@ class PyTorchTraining:
         else:
             self.mean = torch.tensor(mean).view(1, -1, 1, 1)
         self.factor = input_factor(self.spec.input)
-        self.state = Network(self.spec, batch=self.batch, devices=["cpu:0"], seed=seed).state()
+        self.ours = Network(self.spec, batch=self.batch, devices=["cpu:0"], seed=seed)
+        self.state = self.ours.state()
         seconds = {layout: self._seconds_of_step(layout) for layout in LAYOUTS}
         self.layout = min(LAYOUTS, key=seconds.__getitem__)
         self._begin(self.layout)
@@ -96,9 +99,10 @@ class PyTorchTraining:
         # nn.Module.to counts memory formats among its keyword arguments only.
         self.model = Net(self.spec, self.state).to(memory_format=self.format)  # type: ignore[call-overload]
         groups = self.model.param_groups(1.0, self.momentum)
-        self.scales = [group["lr"] for group in groups]
+        self.first_rates = [(group["lr"], group["momentum"]) for group in groups]
         rates = {"lr": self.schedule.lr, "momentum": self.momentum, "nesterov": self.spec.recipe.nesterov}
         self.optimizer = torch.optim.SGD(groups, **rates, fused=True)
+        self.last_lr = 0.0
 
     def _input(self, part: Batch) -> Tensor:
         """Return the images as the first layer reads them: minus the mean, cropped, mirrored and scaled."""
@@ -126,8 +130,11 @@ class PyTorchTraining:
         return Loader(self.images, self.batch, self.seed, crop=crop, **augmentation(self.spec.recipe))
 
     def _step(self, part: Batch, lr: float) -> None:
-        for group, scale in zip(self.optimizer.param_groups, self.scales, strict=True):
-            group["lr"] = lr * scale
+        # PyTorch's momentum sums gradients, ours sums steps: gradients times the rates that they met.
+        factor = self.last_lr / lr if self.last_lr else 1.0
+        self.last_lr = lr
+        for group, (scale, momentum) in zip(self.optimizer.param_groups, self.first_rates, strict=True):
+            group["lr"], group["momentum"] = lr * scale, momentum * factor
         self.model.train()
         self.model.zero_grad(set_to_none=True)
         _, objective = self.model.losses(self._logits(part), torch.from_numpy(part.labels).long())
@@ -141,7 +148,7 @@ class PyTorchTraining:
         seconds = []
         for _ in range(_STEPS):
             begin = time.perf_counter()
-            self._step(given, 0.0)
+            self._step(given, TIMED_LR)
             seconds.append(time.perf_counter() - begin)
         return statistics.median(seconds)
 
@@ -164,6 +171,8 @@ class PyTorchTraining:
                 for index, part in enumerate(loader.epoch(epoch)):
                     done = epoch + index / loader.steps_per_epoch
                     lr = self.schedule.lr * self.schedule.course(done, self.epochs)
+                    number = epoch * loader.steps_per_epoch + index
+                    self.model.set_masks(dropout_masks(self.ours, number), self.format)
                     self._step(part, lr)
                 errors.append(self._error())
         seconds = time.perf_counter() - begin
