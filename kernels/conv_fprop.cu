@@ -17,7 +17,7 @@ struct FpropParameters {
   Divider by_q, by_p, by_c, by_s;
   DigitStep step;  // of A, along k
   const T *x, *w;
-  Destination<MeasuredOutput<T>> destination;
+  Destination<EpilogueOutput<T>> destination;
 };
 
 GemmSize fprop_size(const ConvProblem& problem) {
@@ -115,25 +115,44 @@ struct Filters {
 struct FpropOutput {
   int pitch;
   uint32_t first_channel;
-  int rows;
   __device__ __forceinline__ uint32_t row(uint32_t m) const { return m * pitch + first_channel; }
+};
+
+struct MeasuredFpropOutput : FpropOutput {
+  uint32_t rows;
   __device__ __forceinline__ uint32_t sums(uint32_t m, uint32_t channel) const {
-    return m < static_cast<uint32_t>(rows) ? m / kSumRows * pitch + channel : kOutside;
+    return m < rows ? m / kSumRows * pitch + channel : kOutside;
   }
 };
 
 // ---- kernel and launcher --------------------------------------------------------------------------------
+
+template <class Tile, class T>
+__device__ __forceinline__ auto product_of(const FpropParameters<T>& args, const GemmBlock& block,
+                                           uint32_t first_channel) {
+  return multiply<Tile>(Windows<T>{args, args.x, block.batch * args.c_per_group},
+                        Filters<T>{args, args.w, first_channel}, block, args.size.k, args.grid);
+}
 
 template <class Tile, class T = typename Tile::Element>
 __global__ void __launch_bounds__(Tile::THREADS, Tile::MIN_BLOCKS)
     conv_fprop_implicit_gemm(FpropParameters<T> args) {
   const GemmBlock& block = GemmBlock::shared<Tile>(args.grid);
   const uint32_t first_channel = block.batch * args.k_per_group;
-  const auto product = multiply<Tile>(Windows<T>{args, args.x, block.batch * args.c_per_group},
-                                      Filters<T>{args, args.w, first_channel}, block, args.size.k, args.grid);
-  args.destination.store(product, block, FpropOutput{args.pitch, first_channel, args.size.m},
-                         FpropOutput{args.problem.k, first_channel, args.size.m}, first_channel, args.size.m,
-                         args.size.n);
+  const auto product = product_of<Tile>(args, block, first_channel);
+  args.destination.store(product, block, FpropOutput{args.pitch, first_channel},
+                         FpropOutput{args.problem.k, first_channel}, first_channel, args.size.m, args.size.n);
+}
+
+// The same with the moments of the output. In one kernel with the other they would cost it registers.
+template <class Tile, class T = typename Tile::Element>
+__global__ void __launch_bounds__(Tile::THREADS, Tile::MIN_BLOCKS)
+    conv_fprop_measured(FpropParameters<T> args, MeasuredOutput<T> output) {
+  const GemmBlock& block = GemmBlock::shared<Tile>(args.grid);
+  const uint32_t first_channel = block.batch * args.k_per_group;
+  const auto product = product_of<Tile>(args, block, first_channel);
+  const MeasuredFpropOutput layout = {{args.pitch, first_channel}, static_cast<uint32_t>(args.size.m)};
+  store_tile(product, output, layout, block.m, block.n, first_channel, args.size.m, args.size.n);
 }
 
 template <class Tile>
@@ -144,10 +163,6 @@ void launch(const ConvProblem& problem, const FpropArguments& args, Stream strea
   T* const y = static_cast<T*>(args.y) + problem.y_first;
   const EpilogueOutput<T> output(
       args.epilogue, y, whole_groups(size.n, y, args.workspace) && problem.pixel_pitch() % kGroup == 0);
-  const BatchNormProblem rows = rows_of(problem, args.statistics.counted);
-  const BiasProblem groups = groups_of_rows({rows.rows, rows.k});
-  const bool measures = args.statistics.mean && Tile::TENSOR && grid.splits == 1 && !args.epilogue.dropout;
-  float* const moments = measures ? static_cast<float*>(args.sums) : nullptr;
   const FpropParameters<T> parameters = {
       problem,
       problem.c_per_group(),
@@ -162,17 +177,25 @@ void launch(const ConvProblem& problem, const FpropArguments& args, Stream strea
       DigitStep::make(kDepthStep<Tile, Tile::BLOCK_M, Windows<T>>, problem.c_per_group(), problem.s),
       static_cast<const T*>(args.x),
       static_cast<const T*>(args.w),
-      {{output, moments, groups.count(), rows.counted}, problem.outputs(), grid, args.workspace}};
+      {output, problem.outputs(), grid, args.workspace}};
+  if constexpr (Tile::TENSOR) {
+    if (args.statistics.mean && grid.splits == 1 && !args.epilogue.dropout) {
+      const BatchNormProblem rows = rows_of(problem, args.statistics.counted);
+      const auto [mean, variance, unbiased, counted] = args.statistics;
+      float* const moments = static_cast<float*>(args.sums);
+      const MeasuredOutput<T> measured(output, moments, groups_of_rows({rows.rows, rows.k}).count(),
+                                       rows.counted);
+      CCONVNET_LAUNCH_SHARED((conv_fprop_measured<Tile>), grid.blocks(), Tile::THREADS, Tile::LAUNCH_BYTES,
+                             stream, parameters, measured);
+      reduce_groups(rows, {mean, variance, unbiased, rows.counted}, moments, stream);
+      return;
+    }
+  }
   CCONVNET_LAUNCH_SHARED((conv_fprop_implicit_gemm<Tile>), grid.blocks(), Tile::THREADS, Tile::LAUNCH_BYTES,
                          stream, parameters);
   parameters.destination.reduce(grid, problem.k, problem.pixel_pitch(), stream);
   output.after(args.epilogue, stream);
-  if (moments) {
-    const auto [mean, variance, unbiased, counted] = args.statistics;
-    reduce_groups(rows, {mean, variance, unbiased, rows.counted}, moments, stream);
-  } else {
-    apply(args.statistics, problem, args.y, args.sums, stream);
-  }
+  apply(args.statistics, problem, args.y, args.sums, stream);
 }
 
 // ---- selection ------------------------------------------------------------------------------------------

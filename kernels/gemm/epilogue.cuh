@@ -107,7 +107,7 @@ class ColumnMoments {
       : product_(product), output_(output) {}
 
   __device__ __forceinline__ void add(int i, int, int j, const Vector<kGroup>& value) {
-    if (output_.sums) product_.keep(i, j, value);
+    product_.keep(i, j, value);
   }
 
   // Where all rows count, the compiler knows the weights of all merges.
@@ -266,7 +266,7 @@ class MeasuredOutput : public EpilogueOutput<T> {
  public:
   template <class Product>
   using Reduction = ColumnMoments<Product, MeasuredOutput>;
-  float* sums;     // the mean values, or null; the squares are behind them
+  float* sums;     // the mean values; the squares are behind them
   int sums_count;  // elements of each
   int counted;
 

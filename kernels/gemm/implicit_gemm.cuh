@@ -35,14 +35,6 @@ template <class Output>
 void split_reduce(int count, int splits, const float* partials, int channels, int pitch, const Output& output,
                   Stream stream);
 
-// The copies of the splits have no moments.
-template <class T>
-void split_reduce(int count, int splits, const float* partials, int channels, int pitch,
-                  const MeasuredOutput<T>& output, Stream stream) {
-  const EpilogueOutput<T>& elements = output;
-  split_reduce(count, splits, partials, channels, pitch, elements, stream);
-}
-
 // ---- the grid -------------------------------------------------------------------------------------------
 
 // One-dimensional, since y and z may have only 65535 blocks. Neighbouring blocks share rows of A.
