@@ -34,14 +34,20 @@ void finished(const Problem& problem, const void* x, const void* w, const float*
   function(problem, x, w, epilogue(problem, bias, relu, dropout, step), y, workspace, stream, impl);
 }
 
-template <class Problem, auto function>
-Operation fprop(const char* name, Workspace<Problem> size, Impls<Problem> impls) {
-  return operation(name, finished<Problem, function>, "problem", array<Problem>("x", &Problem::x_count),
+// A forward pass by its function and the arguments that it has besides those of every one.
+template <class Problem, class Function, class Size, class... More>
+Operation forward(const char* name, Function function, Size size, Impls<Problem> impls, More... more) {
+  return operation(name, function, "problem", array<Problem>("x", &Problem::x_count),
                    array<Problem>("w", &Problem::w_count),
                    optional(array<Problem>("bias", &Problem::bias_count)), "relu",
                    array<Problem>("y", &Problem::y_count), workspace(size), stream(), impl(), "dropout",
-                   optional(array("step", 1)))
+                   optional(array("step", 1)), more...)
       .chosen_from(impls);
+}
+
+template <class Problem, auto function>
+Operation fprop(const char* name, Workspace<Problem> size, Impls<Problem> impls) {
+  return forward(name, finished<Problem, function>, size, impls);
 }
 
 // The same with the statistics of y.
@@ -58,13 +64,9 @@ void measured(const Problem& problem, const void* x, const void* w, const float*
 template <class Problem, auto function>
 Operation measured_fprop(const char* name, WorkspaceWithSums<Problem> size, Impls<Problem> impls) {
   const auto statistic = [](const char* name) { return array<Problem>(name, &Problem::k); };
-  return operation(name, measured<Problem, function>, "problem", array<Problem>("x", &Problem::x_count),
-                   array<Problem>("w", &Problem::w_count),
-                   optional(array<Problem>("bias", &Problem::bias_count)), "relu",
-                   array<Problem>("y", &Problem::y_count), workspace(size), stream(), impl(), "dropout",
-                   optional(array("step", 1)), with_sums(statistic("mean")), optional(statistic("variance")),
-                   optional(statistic("unbiased")), with_default("counted", 0))
-      .chosen_from(impls);
+  return forward(name, measured<Problem, function>, size, impls, with_sums(statistic("mean")),
+                 optional(statistic("variance")), optional(statistic("unbiased")),
+                 with_default("counted", 0));
 }
 
 // dgrad with the epilogue as arguments of their own.

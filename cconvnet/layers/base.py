@@ -349,10 +349,9 @@ class Layer:
         """True if its backward pass can do this part for the layer that computes an input."""
         return False
 
-    @property
-    def statistics(self) -> Callable[[], dict[str, Any]] | None:
-        """The function for the arrays of its first input's statistics, which the layer before may compute."""
-        return None
+    def statistics(self) -> dict[str, Any]:
+        """The arrays of its first input's statistics, as the layer before takes them; empty: it has none."""
+        return {}
 
     @property
     def can_measure(self) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Self, cast
 
 from cconvnet._problem import BatchNormProblem
@@ -87,12 +87,8 @@ class BatchNormLayer(Layer):
         counted = self._loaded.count * (self._rows // x.shape[0])
         return _problem(self._rows, x.channels, counted, self._eps)
 
-    @property
-    def statistics(self) -> Callable[[], dict[str, Any]]:
-        """The arrays that receive the statistics of a batch."""
-        return self._statistics
-
-    def _statistics(self) -> dict[str, Any]:
+    def statistics(self) -> dict[str, Any]:
+        """The arrays that receive the statistics of a batch, and how many of its rows count."""
         return {
             "mean": self.mean.gradient,
             "variance": self._biased,

@@ -423,7 +423,7 @@ class Graph:
         producers = {id(layer.output): layer for layer in self.layers if layer.can_measure}
         for layer in self.layers:
             producer = producers.get(id(layer.inputs[0]))
-            if layer.statistics is None or producer is None or producer.measure is not None:
+            if producer is None or producer.measure is not None or not layer.statistics():
                 continue
             producer.measure, layer.input_is_measured = layer.statistics, True
             self.measured_by[layer.name] = producer.name

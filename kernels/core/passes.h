@@ -66,21 +66,24 @@ using LocalWgradTable = SelectionTable<LocalProblem, WgradArguments>;
     return (table).workspace(served, impl);                           \
   }
 
-#define CCONVNET_FPROP(family, Problem, table, served)                                                   \
-  CCONVNET_IMPLS(family##_fprop, Problem, table, served)                                                 \
-  CCONVNET_WORKSPACE(family##_fprop, Problem, table, served)                                             \
-  void family##_fprop(const Problem& problem, const void* x, const void* w, const Epilogue& epilogue,    \
-                      void* y, void* workspace, Stream stream, const char* impl) {                       \
-    detail::require(!(served).is_placed() || !epilogue.dropout, "a y that is placed cannot be dropped"); \
-    (table).run(served, {x, w, epilogue, y, workspace}, stream, impl);                                   \
+// With the workspace of the sums before the row's.
+#define CCONVNET_WORKSPACE_WITH_SUMS(pass, Problem, table, served, of_sums)      \
+  size_t pass##_workspace(const Problem& problem, const char* impl, bool sums) { \
+    return (sums ? of_sums(served) : 0) + (table).workspace(served, impl);       \
   }
 
-// The same of a family whose products have statistics. The workspace of the sums comes before the row's.
+#define CCONVNET_FPROP(family, Problem, table, served)                                                \
+  CCONVNET_IMPLS(family##_fprop, Problem, table, served)                                              \
+  CCONVNET_WORKSPACE(family##_fprop, Problem, table, served)                                          \
+  void family##_fprop(const Problem& problem, const void* x, const void* w, const Epilogue& epilogue, \
+                      void* y, void* workspace, Stream stream, const char* impl) {                    \
+    (table).run(served, {x, w, epilogue, y, workspace}, stream, impl);                                \
+  }
+
+// The same of a family whose products have statistics.
 #define CCONVNET_MEASURED_FPROP(family, Problem, table, served)                                           \
   CCONVNET_IMPLS(family##_fprop, Problem, table, served)                                                  \
-  size_t family##_fprop_workspace(const Problem& problem, const char* impl, bool sums) {                  \
-    return (sums ? fprop_sums_workspace(served) : 0) + (table).workspace(served, impl);                   \
-  }                                                                                                       \
+  CCONVNET_WORKSPACE_WITH_SUMS(family##_fprop, Problem, table, served, fprop_sums_workspace)              \
   void family##_fprop(const Problem& problem, const void* x, const void* w, const Epilogue& epilogue,     \
                       void* y, void* workspace, Stream stream, const char* impl,                          \
                       const Statistics& statistics) {                                                     \
@@ -92,12 +95,9 @@ using LocalWgradTable = SelectionTable<LocalProblem, WgradArguments>;
                 stream, impl);                                                                            \
   }
 
-// Likewise.
 #define CCONVNET_DGRAD(family, Problem, table, served)                                                      \
   CCONVNET_IMPLS(family##_dgrad, Problem, table, served)                                                    \
-  size_t family##_dgrad_workspace(const Problem& problem, const char* impl, bool sums) {                    \
-    return (sums ? dgrad_sums_workspace(served) : 0) + (table).workspace(served, impl);                     \
-  }                                                                                                         \
+  CCONVNET_WORKSPACE_WITH_SUMS(family##_dgrad, Problem, table, served, dgrad_sums_workspace)                \
   void family##_dgrad(const Problem& problem, const void* dy, const void* w, const InputEpilogue& epilogue, \
                       void* dx, void* workspace, Stream stream, const char* impl) {                         \
     detail::require(!(served).is_placed(), "dy cannot be placed");                                          \
