@@ -231,11 +231,11 @@ PYBIND11_MODULE(_problem, m) {
   ProblemType<DropoutProblem>(m, "DropoutProblem",
                               "Dropout of `count` elements, each kept with probability `keep`.")
       .made_by(&DropoutProblem::make, "count"_a, "keep"_a, "scale"_a = 1.0f, "seed"_a = 0,
-               "subsequence"_a = 0, "columns"_a = 0, "row_stride"_a = 0, "first"_a = 0)
+               "subsequence"_a = 0, "columns"_a = 0, "row_stride"_a = 0, "first"_a = 0, "first_row"_a = 0)
       .fields("count", &DropoutProblem::count, "keep", &DropoutProblem::keep, "scale", &DropoutProblem::scale,
               "seed", &DropoutProblem::seed, "subsequence", &DropoutProblem::subsequence, "columns",
               &DropoutProblem::columns, "row_stride", &DropoutProblem::row_stride, "first",
-              &DropoutProblem::first)
+              &DropoutProblem::first, "first_row", &DropoutProblem::first_row)
       .fields("threshold", &DropoutProblem::threshold);
 
   ProblemType<SoftmaxProblem>(m, "SoftmaxProblem",

@@ -227,6 +227,7 @@ class DropoutProblem:
         columns: int = ...,
         row_stride: int = ...,
         first: int = ...,
+        first_row: int = ...,
     ) -> None: ...
     count: int
     keep: float
@@ -236,6 +237,7 @@ class DropoutProblem:
     columns: int
     row_stride: int
     first: int
+    first_row: int
     threshold: int
 
 class SoftmaxProblem:

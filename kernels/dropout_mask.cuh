@@ -21,15 +21,15 @@ class DropoutMask {
         step_(step),
         scale_(problem.scale),
         row_stride_(problem.row_stride),
-        first_(problem.first),
-        columns_(problem.columns) {}
+        first_(problem.first_index()),
+        stretch_(problem.stretch()) {}
 
   // Returns whether the four elements that share a Philox call are side by side, from each multiple of four
   // on.
   static bool whole_draws(const DropoutProblem& problem) {
-    const bool one_row = problem.columns == problem.count;
-    return problem.first % kWords == 0 &&
-           (one_row || (problem.columns % kWords == 0 && problem.row_stride % kWords == 0));
+    const bool one_stretch = problem.stretch() == problem.count;
+    return problem.first_index() % kWords == 0 &&
+           (one_stretch || (problem.columns % kWords == 0 && problem.row_stride % kWords == 0));
   }
 
   // Element i of value x, kept and scaled or dropped.
@@ -52,7 +52,7 @@ class DropoutMask {
   // The index in the whole tensor.
   __device__ __forceinline__ uint32_t index(int i) const {
     int column;
-    const int row = columns_.divide(i, column);
+    const int row = stretch_.divide(i, column);
     return row * row_stride_ + first_ + column;
   }
 
@@ -64,7 +64,7 @@ class DropoutMask {
   const int64_t* step_ = nullptr;
   float scale_ = 0.0f;
   int row_stride_ = 0, first_ = 0;
-  Divider columns_{1};
+  Divider stretch_{1};
 };
 
 }  // namespace cconvnet

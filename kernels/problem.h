@@ -339,23 +339,26 @@ struct BatchNormProblem {
 // Element i takes word i % 4 of Philox4x32-10 with key `seed` and counter (i / 4, 0, subsequence), and is
 // kept if that word is below keep * 2^32. The mask depends on nothing else.
 //
-// The call may serve a part of a tensor, as the towers of a network do: `columns` columns, beginning with
-// `first`, of a matrix whose rows have row_stride elements. Element i of the part has the index in the
-// matrix, and so its mask there: (i / columns) * row_stride + first + i % columns. With columns = 0 the call
-// serves the whole tensor, which is held as one row.
+// The call may serve a part of a tensor, as the towers of a network and the parts of a batch do: some rows,
+// beginning with first_row, of a matrix whose rows have row_stride elements, and of them `columns` columns,
+// beginning with `first`. Element i of the part has the index in the matrix, and so its mask there:
+// (first_row + i / columns) * row_stride + first + i % columns. With columns = 0 the call serves the whole
+// tensor, which is held as one row.
 struct DropoutProblem {
   int count;
   float keep, scale;
   uint64_t seed, subsequence;
   int columns, row_stride, first;
+  int first_row = 0;
 
   static DropoutProblem make(int count, float keep, float scale, uint64_t seed, uint64_t subsequence,
-                             int columns, int row_stride, int first) {
+                             int columns, int row_stride, int first, int first_row = 0) {
     detail::at_least("count", count, 1);
     detail::require(keep > 0 && keep <= 1, "keep must be above 0 and at most 1");
     detail::at_least("columns", columns, 0);
     if (columns == 0) {
-      detail::require(row_stride == 0 && first == 0, "columns must be given with row_stride and first");
+      detail::require(row_stride == 0 && first == 0 && first_row == 0,
+                      "columns must be given with row_stride, first and first_row");
       return {count, keep, scale, seed, subsequence, count, count, 0};
     }
     detail::require(count % columns == 0, "columns (" + std::to_string(columns) + ") must divide count (" +
@@ -364,13 +367,18 @@ struct DropoutProblem {
     detail::require(int64_t{first} + columns <= row_stride, "row_stride must be at least first + columns, " +
                                                                 std::to_string(int64_t{first} + columns) +
                                                                 ", not " + std::to_string(row_stride));
-    const int64_t last = int64_t{count / columns - 1} * row_stride + first + columns - 1;
-    detail::require(last <= INT32_MAX, "row_stride is too large: the last index would be " +
+    detail::at_least("first_row", first_row, 0);
+    const int64_t last = (int64_t{first_row} + count / columns - 1) * row_stride + first + columns - 1;
+    detail::require(last <= INT32_MAX, "row_stride or first_row is too large: the last index would be " +
                                            std::to_string(last) + ", above 2^31 - 1");
-    return {count, keep, scale, seed, subsequence, columns, row_stride, first};
+    return {count, keep, scale, seed, subsequence, columns, row_stride, first, first_row};
   }
 
-  bool whole() const { return columns == count && first == 0; }
+  // How many elements are side by side in the matrix: those of a row, or all where rows are whole.
+  int stretch() const { return columns == row_stride ? count : columns; }
+  // The index of the first element in the matrix.
+  int first_index() const { return first_row * row_stride + first; }
+  bool whole() const { return stretch() == count && first_index() == 0; }
 
   // As 64 bits, so that keep = 1 keeps every 32-bit word.
   uint64_t threshold() const { return static_cast<uint64_t>(static_cast<double>(keep) * 4294967296.0); }

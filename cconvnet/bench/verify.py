@@ -432,7 +432,8 @@ def _part_of(problem: Any, part: slice) -> SimpleNamespace:
         if name in sizes:
             sizes[name] = (count, *sizes[name][1:])
     # A stretch of the whole dropout mask, which is one row here.
-    return SimpleNamespace(**sizes | {"columns": count, "row_stride": part.stop, "first": part.start})
+    row = {"columns": count, "row_stride": part.stop, "first": part.start, "first_row": 0}
+    return SimpleNamespace(**sizes | row)
 
 
 def _floor(case: Case) -> float:

@@ -89,9 +89,14 @@ class Case:
         return self.draw.integers(low, high, self.shape(name), self._arrays[name].type)
 
 
-# Elements that a product drops: all of y; y as columns of a wider one; and the same where the first column is
-# no multiple of the four elements that one Philox call serves.
-_DROPPED = {"whole": None, "part": 0, "odd_part": 3}
+# The part of a mask that a product of k channels applies: all of it; rows of a longer one; columns of such
+# rows in a wider one; and the same with a first column that is no multiple of a Philox call's four elements.
+_DROPPED: dict[str, Callable[[int], dict[str, int]]] = {
+    "whole": lambda k: {},
+    "rows": lambda k: {"columns": k, "row_stride": k, "first_row": 4},
+    "part": lambda k: {"columns": k, "row_stride": 2 * k + 4, "first": k, "first_row": 6},
+    "odd_part": lambda k: {"columns": k, "row_stride": 2 * k + 4, "first": k + 3, "first_row": 6},
+}
 
 
 def _fprop(
@@ -109,12 +114,10 @@ def _fprop(
         "relu": relu,
     }
     if dropout is not None:
-        part: dict[str, int] = {}
-        if (odd := _DROPPED[dropout]) is not None:
-            k = case.problem.k
-            part = {"columns": k, "row_stride": 2 * k + 4, "first": k + odd}
         count = math.prod(case.shape("y"))
-        inputs["dropout"] = DropoutProblem(count, 0.5, 2.0, seed=7, subsequence=2**32 - 2, **part)
+        inputs["dropout"] = DropoutProblem(
+            count, 0.5, 2.0, seed=7, subsequence=2**32 - 2, **_DROPPED[dropout](case.problem.k)
+        )
         inputs["step"] = np.array([5], np.int64)
     if counted is not None:
         inputs |= {"mean": True, "variance": True, "unbiased": True, "counted": counted}

@@ -219,13 +219,13 @@ def random_case(seed: int, operations: dict[str, Any]) -> tuple[str, Any, dict[s
             keep, scale = float(random.choice([0.25, 0.5, 0.9, 1.0])), float(random.choice([1.0, 2.0]))
             draws = (int(v) for v in random.integers(0, 2**63, 2))
             rows, columns = _size(random, 70), _size(random, 70)
+            part: dict[str, int] = {}
             if random.random() < 0.5:
-                problem = DropoutProblem(rows * columns, keep, scale, *draws)
-            else:
-                first = int(random.integers(0, 50))
-                stride = first + columns + int(random.integers(0, 50))
-                part = {"columns": columns, "row_stride": stride, "first": first}
-                problem = DropoutProblem(rows * columns, keep, scale, *draws, **part)
+                # Whole rows now and then.
+                first, behind = (int(v) for v in random.integers(0, 50, 2) * random.integers(0, 2))
+                part = {"columns": columns, "row_stride": first + columns + behind, "first": first}
+                part["first_row"] = int(random.integers(0, 50))
+            problem = DropoutProblem(rows * columns, keep, scale, *draws, **part)
         case "softmax":
             n, k = _size(random, 60), _size(random, 300)
             ignored = None if random.random() < 0.5 else int(random.choice([-1, 0, 255]))
@@ -283,7 +283,7 @@ def random_case(seed: int, operations: dict[str, Any]) -> tuple[str, Any, dict[s
         arguments["alpha"], arguments["beta"] = (float(v) for v in random.choice([-1, 0, 0.5, 1, 3], 2))
     if operation.endswith("fprop"):
         arguments["bias"], arguments["relu"] = (bool(v) for v in random.integers(0, 2, 2))
-        arguments["dropout"] = _one_of(random, [None, None, "whole", "part", "odd_part"])
+        arguments["dropout"] = _one_of(random, [None, None, "whole", "rows", "part", "odd_part"])
     if operation == "conv_fprop" and random.random() < 0.3:
         arguments["counted"] = int(random.integers(0, problem.n * problem.p * problem.q + 1))
     if operation.endswith("wgrad"):

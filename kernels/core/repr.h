@@ -151,6 +151,7 @@ inline std::string repr(const DropoutProblem& problem) {
       "subsequence", problem.subsequence);
   if (!problem.whole())
     text("columns", problem.columns)("row_stride", problem.row_stride)("first", problem.first);
+  if (problem.first_row > 0) text("first_row", problem.first_row);
   return text.done();
 }
 

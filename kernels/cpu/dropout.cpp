@@ -39,12 +39,13 @@ CCONVNET_CLONES void dropout_run(const DropoutProblem& problem, uint64_t subsequ
 template <class T>
 void dropout(const DropoutProblem& problem, const int64_t* step, const T* x, T* y, Stream) {
   const uint64_t subsequence = problem.subsequence + (step ? static_cast<uint64_t>(*step) : 0);
+  const int64_t stretch = problem.stretch();
   // A draw costs about as much as four elements' memory traffic.
   parallel_ranges(problem.count, 4, [&](int, int64_t begin, int64_t end) {
     while (begin < end) {
-      const int64_t row = begin / problem.columns, column = begin % problem.columns;
-      const int64_t count = std::min(problem.columns - column, end - begin);
-      const int64_t index = row * problem.row_stride + problem.first + column;
+      const int64_t row = begin / stretch, column = begin % stretch;
+      const int64_t count = std::min(stretch - column, end - begin);
+      const int64_t index = row * problem.row_stride + problem.first_index() + column;
       dropout_run(problem, subsequence, x + begin, y + begin, index, count);
       begin += count;
     }

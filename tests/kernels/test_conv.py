@@ -79,7 +79,7 @@ def test_windows_that_see_nothing_of_the_image(device: Device, precision: str, o
         check(operation, problem, device, nonzero=0.0)
 
 
-@pytest.mark.parametrize("dropout", ["whole", "part", "odd_part"])
+@pytest.mark.parametrize("dropout", ["whole", "rows", "part", "odd_part"])
 @pytest.mark.parametrize("name", ["plain", "tail", "groups_tail"])
 def test_dropout_on_the_way(device: Device, precision: str, name: str, dropout: str) -> None:
     problem = with_precision(CONV[name], precision)

@@ -63,7 +63,7 @@ def test_any_alignment(device: Device, precision: str, operation: str, name: str
         check(operation, problem, device, offset=offset)
 
 
-@pytest.mark.parametrize("dropout", [None, "whole", "part", "odd_part"])
+@pytest.mark.parametrize("dropout", [None, "whole", "rows", "part", "odd_part"])
 @pytest.mark.parametrize("name", ["3x3_strided", "5x5", "scalar"])
 def test_epilogue(device: Device, precision: str, name: str, dropout: str | None) -> None:
     problem = with_precision(DEPTHWISE[name], precision)

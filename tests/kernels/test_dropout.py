@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import pytest
 
-from cconvnet._problem import DropoutProblem
+from cconvnet._problem import ConvProblem, DropoutProblem, FcProblem, LocalProblem
 from cconvnet.devices import Device
-from cconvnet.testing.check import check, run
+from cconvnet.testing.check import check, make_inputs, own_impls, run
 
 PROBLEMS = [
     DropoutProblem(1, 0.5),
@@ -33,32 +36,70 @@ def test_in_place_and_any_alignment(device: Device, element: str, problem: Dropo
     check("dropout", problem, device, element=element, in_place="x", offset=12)
 
 
-# columns, row_stride and first of a part of 7 rows: multiples of 4 and not, each in each place.
+# columns, row_stride and first of a part: multiples of 4 and not, each in each place, and whole rows.
 PARTS = [
     *((48, 96, first) for first in (0, 48, 47, 4, 2)),
     *((5, 11, first) for first in (0, 6, 3)),
     (1, 1, 0),
+    (48, 48, 0),
+    (66, 66, 0),
     (1, 64, 63),
     (64, 66, 0),
     (66, 96, 8),
     (300, 1000, 400),
     (1027, 2000, 801),
+    (1027, 1027, 0),
 ]
 
 
+@pytest.mark.parametrize("rows", [slice(0, 7), slice(4, 7), slice(5, 6)], ids=str)
 @pytest.mark.parametrize("part", PARTS, ids=str)
-def test_a_part_draws_what_the_whole_does(device: Device, part: tuple[int, int, int]) -> None:
+def test_a_part_draws_what_the_whole_does(device: Device, part: tuple[int, int, int], rows: slice) -> None:
     columns, row_stride, first = part
     draws = 0.5, 2.0, 2**33 + 1, 2**40 + 7
     x = np.random.default_rng(0).standard_normal((7, row_stride), dtype=np.float32)
     whole = run("dropout", DropoutProblem(x.size, *draws), device, {"x": x.ravel()})["y"].reshape(x.shape)
-    columns_of = np.s_[:, first : first + columns]
-    problem = DropoutProblem(7 * columns, *draws, columns, row_stride, first)
-    inputs = {"x": x[columns_of].ravel()}
+    own = np.s_[rows, first : first + columns]
+    problem = DropoutProblem(x[own].size, *draws, columns, row_stride, first, rows.start)
+    inputs = {"x": x[own].ravel()}
     for offset in (0, 4):
         y = run("dropout", problem, device, inputs, offset=offset)["y"]
-        np.testing.assert_array_equal(y, whole[columns_of].ravel())
+        np.testing.assert_array_equal(y, whole[own].ravel())
     check("dropout", problem, device, data="real", in_place="x")
+
+
+PRODUCTS: dict[str, Callable[[int, int, str], Any]] = {
+    "conv_fprop": lambda n, k, precision: ConvProblem(n, 4, 4, 8, k, 3, 3, precision=precision),
+    "local_fprop": lambda n, k, precision: LocalProblem(n, 4, 4, 8, k, 3, 3, precision=precision),
+    "fc_fprop": lambda n, k, precision: FcProblem(n, 20, k, precision),
+}
+
+
+@pytest.mark.parametrize("operation", PRODUCTS)
+def test_a_product_of_a_part_drops_what_the_whole_does(
+    device: Device, precision: str, operation: str
+) -> None:
+    """Images 3 to 5 of 7, of all 24 channels and of a part of them."""
+    whole = PRODUCTS[operation](7, 24, precision)
+    inputs = make_inputs(operation, whole, "exact", 1, dropout="whole")
+    # Nothing is 0 but what is dropped.
+    x, w, bias = abs(inputs["x"]), abs(inputs["w"]), abs(inputs["bias"]) + 1
+    result = run(operation, whole, device, inputs | {"x": x, "w": w, "bias": bias})["y"]
+    y = result.reshape(7, -1, 24)
+    assert 0.4 < np.mean(y != 0) < 0.6
+    for first, k in ((0, 24), (12, 12), (6, 9)):
+        part, channels = PRODUCTS[operation](3, k, precision), range(first, first + k)
+        expected = y[3:6, :, first : first + k]
+        first_row = 3 * y.shape[1]
+        given = inputs | {
+            "x": x[3:6],
+            "w": w.take(channels, w.shape.index(24)),
+            "bias": bias.take(channels, bias.shape.index(24)),
+            "dropout": DropoutProblem(expected.size, 0.5, 2.0, 7, 2**32 - 2, k, 24, first, first_row),
+        }
+        for impl in own_impls(operation, part, device):
+            results = run(operation, part, device, given, impl=impl)["y"]
+            np.testing.assert_array_equal(results.ravel(), expected.ravel(), err_msg=str(impl))
 
 
 @pytest.mark.parametrize("step", [0, 5, 2**63 - 1])
@@ -80,7 +121,8 @@ def test_a_row_is_a_part(device: Device, element: str) -> None:
             device,
             element=element,
         )
-    check("dropout", DropoutProblem(30, 0.5, 1.0, 1, 2, 10, 2**30 - 10, 8), device, element=element)
+    for part in ((10, 2**30 - 10, 8), (10, 10, 0, 2**31 // 10 - 3), (10, 12, 1, 2**31 // 12 - 3)):
+        check("dropout", DropoutProblem(30, 0.5, 1.0, 1, 2, *part), device, element=element)
 
 
 @pytest.mark.parametrize(
@@ -88,23 +130,36 @@ def test_a_row_is_a_part(device: Device, element: str) -> None:
     [
         ((0, 8, 0), "columns must be given"),
         ((0, 0, 1), "columns must be given"),
+        ((0, 0, 0, 1), "columns must be given"),
         ((5, 8, 0), r"columns \(5\) must divide count \(12\)"),
         ((-4, 8, 0), "columns must be at least 0, not -4"),
         ((4, 8, -1), "first must be at least 0, not -1"),
         ((4, 8, 5), "row_stride must be at least first [+] columns, 9, not 8"),
         ((4, 4, 2**31 - 1), "row_stride must be"),
-        ((4, 2**30, 0), "row_stride is too large"),
+        ((4, 2**30, 0), "row_stride or first_row is too large: the last index would be 2147483651"),
+        ((4, 8, 0, -1), "first_row must be at least 0, not -1"),
+        ((4, 8, 0, 2**28 - 2), "first_row is too large: the last index would be 2147483651"),
+        ((12, 2**31 - 1, 0, 2**31 - 1), "first_row is too large: the last index would be 46116860"),
     ],
 )
-def test_a_part_lies_in_the_whole(part: tuple[int, int, int], message: str) -> None:
+def test_a_part_lies_in_the_whole(part: tuple[int, ...], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         DropoutProblem(12, 0.5, 1.0, 0, 0, *part)
 
 
 def test_repr_rebuilds_the_problem() -> None:
-    whole, part = DropoutProblem(12, 0.5), DropoutProblem(12, 0.5, columns=4, row_stride=9, first=5)
-    assert "columns" not in repr(whole) and whole == DropoutProblem(12, 0.5, columns=12, row_stride=20)
-    assert eval(repr(part)) == part != whole  # noqa: S307
+    whole = DropoutProblem(12, 0.5)
+    assert "columns" not in repr(whole)
+    assert whole == DropoutProblem(12, 0.5, columns=12, row_stride=20)
+    assert whole == DropoutProblem(12, 0.5, columns=4, row_stride=4)
+    for part in (
+        {"row_stride": 9, "first": 5},
+        {"row_stride": 9, "first_row": 3},
+        {"row_stride": 4, "first_row": 1},
+    ):
+        problem = DropoutProblem(12, 0.5, columns=4, **part)
+        assert eval(repr(problem)) == problem != whole  # noqa: S307
+        assert all(getattr(problem, name) == value for name, value in part.items())
 
 
 def test_the_mask_depends_on_seed_and_subsequence_alone(device: Device) -> None:

@@ -40,7 +40,7 @@ def test_bias_and_relu(device: Device, precision: str, bias: bool, relu: bool) -
         check("fc_fprop", problem, device, impl=impl, bias=bias, relu=relu)
 
 
-@pytest.mark.parametrize("dropout", ["whole", "part", "odd_part"])
+@pytest.mark.parametrize("dropout", ["whole", "rows", "part", "odd_part"])
 @pytest.mark.parametrize("name", ["plain", "tail", "long_sum"])
 def test_dropout_on_the_way(device: Device, precision: str, name: str, dropout: str) -> None:
     problem = with_precision(FC[name], precision)

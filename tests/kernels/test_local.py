@@ -44,7 +44,7 @@ def test_bias_and_relu(device: Device, precision: str, name: str, bias: bool, re
         check("local_fprop", problem, device, impl=impl, bias=bias, relu=relu, nonzero=0.02)
 
 
-@pytest.mark.parametrize("dropout", ["whole", "part", "odd_part"])
+@pytest.mark.parametrize("dropout", ["whole", "rows", "part", "odd_part"])
 @pytest.mark.parametrize("name", ["plain", "tail", "long_sum"])
 def test_dropout_on_the_way(device: Device, precision: str, name: str, dropout: str) -> None:
     problem = with_precision(LOCAL[name], precision)

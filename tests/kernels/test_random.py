@@ -53,5 +53,17 @@ def test_random_problems_are_worth_testing() -> None:
             result = getattr(reference, operation)(problem, *inputs.values())
             poor.append(np.count_nonzero(result) < 0.25 * result.size)
     assert drawn == set(OPERATIONS)
-    assert kinds >= {"fp32", "fp32x3", "tf32", "bf16", "whole", "part", "odd_part", "plain", "full", "halted"}
+    assert kinds >= {
+        "fp32",
+        "fp32x3",
+        "tf32",
+        "bf16",
+        "whole",
+        "rows",
+        "part",
+        "odd_part",
+        "plain",
+        "full",
+        "halted",
+    }
     assert len(poor) >= 15 and np.mean(poor) <= 0.25

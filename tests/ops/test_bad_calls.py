@@ -297,6 +297,7 @@ BAD_PARAMETERS: list[tuple[list[str], str, list[Any]]] = [
     (["dropout"], "columns", [-1, 7, 2.0]),
     (["dropout"], "row_stride", [-1, 3.0, 2**31]),
     (["dropout"], "first", [-1, "0", 2**31]),
+    (["dropout"], "first_row", [-1, 1, "0", 2**31]),
     (["add"], "alpha", ["1", None]),
     (["add"], "beta", ["1", None]),
     (

@@ -479,12 +479,14 @@ def test_dropout_takes_its_words_in_order() -> None:
 
 
 def test_dropout_of_a_part() -> None:
-    """Columns 3 and 4 of a matrix of 6 columns and 4 rows."""
+    """Columns 3 and 4 of a matrix of 6 columns and 4 rows, of all rows, of the last two and of the last."""
     x = np.arange(1, 25).reshape(4, 6)
     whole = reference.dropout(DropoutProblem(24, 0.5, 2.0, 5, 6), x)
-    part = DropoutProblem(8, 0.5, 2.0, 5, 6, columns=2, row_stride=6, first=3)
-    kept = reference.dropout(part, x[:, 3:5])
-    assert kept.tolist() == whole[:, 3:5].tolist() and 0 < np.count_nonzero(kept) < 8
+    for first_row in (0, 2, 3):
+        some = x[first_row:, 3:5]
+        part = DropoutProblem(some.size, 0.5, 2.0, 5, 6, 2, 6, first=3, first_row=first_row)
+        assert reference.dropout(part, some).tolist() == whole[first_row:, 3:5].tolist()
+    assert 0 < np.count_nonzero(whole[:, 3:5]) < 8
 
 
 @pytest.mark.parametrize(("subsequence", "step"), [(5, 0), (5, 7), (2**32 - 1, 1), (2**64 - 2, 3)])

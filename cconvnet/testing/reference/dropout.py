@@ -39,7 +39,8 @@ def dropout_mask(problem: Any, step: Array | None = None) -> Array:
     """Return bool[count], True for kept elements; `step` (one integer) is added to the subsequence."""
     subsequence = (problem.subsequence + (0 if step is None else int(np.asarray(step).item()))) % 2**64
     i = np.arange(problem.count)
-    index = i // problem.columns * problem.row_stride + problem.first + i % problem.columns
+    row = problem.first_row + i // problem.columns
+    index = row * problem.row_stride + problem.first + i % problem.columns
     blocks, own = np.unique(index // 4, return_inverse=True)
     counter = np.zeros((blocks.size, 4), dtype=np.uint64)
     counter[:, 0] = blocks
