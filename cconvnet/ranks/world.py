@@ -1,0 +1,244 @@
+"""Values and arrays between ranks, and the end of them all.
+
+Nothing is pickled: values travel as JSON, arrays as their memory. A rank that waits sleeps most of the time,
+so that its core is free for ranks that still compute.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cconvnet.console import silence
+from cconvnet.ranks.launch import Launch, RanksError, launched
+from cconvnet.system.installation import pip_install
+
+# A wait yields its core between two looks for this long, then sleeps longer and longer.
+_SECONDS_OF_YIELDING = 1e-3
+_MIN_SECONDS_OF_SLEEP, _MAX_SECONDS_OF_SLEEP = 50e-6, 1e-3
+# Sleeping this part of the time that has passed makes a wait that much longer at most.
+_SHARE_OF_SLEEP = 1 / 20
+
+
+class World:
+    """All ranks as one of them sees them. This class is the world of a process alone.
+
+    Every method but `wait` and `abort` is collective: all ranks call it, in the same order.
+
+    Attributes:
+        rank: The number of this process, from 0 to `size` - 1.
+        size: The number of processes.
+        local_rank: The number of this process among those of its host.
+        local_size: The number of processes on this host.
+        host: The name of this host.
+        comm: A communicator of all ranks that is the world's own; None alone.
+        closed: True after `close`.
+    """
+
+    def __init__(self) -> None:
+        self.rank, self.size = 0, 1
+        self.local_rank, self.local_size = 0, 1
+        self.host = platform.node()
+        self.comm: Any = None
+        self.closed = False
+
+    @classmethod
+    def alone(cls) -> World:
+        """Return the world of a process that has no others."""
+        return World()
+
+    @property
+    def first(self) -> bool:
+        """True on rank 0, which prints and writes."""
+        return self.rank == 0
+
+    def broadcast(self, value: Any) -> Any:
+        """Return rank 0's value on every rank.
+
+        Args:
+            value: On rank 0, a value of JSON; elsewhere of no meaning.
+        """
+        return value
+
+    def broadcast_array(self, array: NDArray[Any]) -> None:
+        """Overwrite an array with rank 0's.
+
+        Args:
+            array: Of the same shape and type on all ranks, C-contiguous.
+
+        Raises:
+            ValueError: If the array is not C-contiguous.
+        """
+        if not array.flags.c_contiguous:
+            raise ValueError("array must be C-contiguous")
+
+    def share(self, value: Any) -> list[Any]:
+        """Return the values of all ranks, in the order of ranks.
+
+        Args:
+            value: A value of JSON.
+        """
+        return [value]
+
+    def share_numbers(self, numbers: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the numbers of all ranks, float64[size, n], in one message.
+
+        Args:
+            numbers: float64[n], the same n on all ranks.
+        """
+        return np.array(numbers, np.float64)[None]
+
+    def highest(self, number: float) -> float:
+        """Return the highest of all ranks' numbers."""
+        return float(number)
+
+    def barrier(self) -> None:
+        """Wait until all ranks are here."""
+
+    def wait(self, requests: Sequence[Any]) -> None:
+        """Wait until operations of MPI are complete, without keeping a core busy.
+
+        Args:
+            requests: Requests of `comm` or of another communicator.
+        """
+
+    def abort(self, code: int) -> NoReturn:
+        """End all ranks at once, from any thread of one of them.
+
+        Args:
+            code: The exit code, not 0.
+        """
+        _flush()
+        os._exit(code)
+
+    def close(self) -> None:
+        """End the work together. After it, ranks only exit."""
+        self.closed = True
+
+
+class _Joined(World):
+    """The world of a process that MPI connects with others."""
+
+    def __init__(self, mpi: Any) -> None:
+        super().__init__()
+        self._mpi = mpi
+        self.comm = mpi.COMM_WORLD.Dup()
+        self.comm.Set_errhandler(mpi.ERRORS_RETURN)  # mpi4py raises what is returned
+        self.rank, self.size = self.comm.rank, self.comm.size
+        local = self.comm.Split_type(mpi.COMM_TYPE_SHARED)
+        self.local_rank, self.local_size = local.rank, local.size
+        local.Free()
+
+    def broadcast(self, value: Any) -> Any:
+        text = np.frombuffer(json.dumps(value).encode(), np.uint8) if self.first else None
+        length = np.array([0 if text is None else text.size])
+        self.broadcast_array(length)
+        if text is None:
+            text = np.empty(length[0], np.uint8)
+        self.wait([self.comm.Ibcast(text)])
+        return json.loads(text.tobytes())
+
+    def broadcast_array(self, array: NDArray[Any]) -> None:
+        super().broadcast_array(array)
+        self.wait([self.comm.Ibcast(array.reshape(-1).view(np.uint8))])
+
+    def share(self, value: Any) -> list[Any]:
+        text = np.frombuffer(json.dumps(value).encode(), np.uint8)
+        lengths = np.empty(self.size, np.int64)
+        self.wait([self.comm.Iallgather(np.array([text.size]), lengths)])
+        ends = np.cumsum(lengths)
+        texts = np.empty(ends[-1], np.uint8)
+        self.wait([self.comm.Iallgatherv(text, [texts, lengths])])
+        return [json.loads(part.tobytes()) for part in np.split(texts, ends[:-1])]
+
+    def share_numbers(self, numbers: NDArray[np.float64]) -> NDArray[np.float64]:
+        own = super().share_numbers(numbers)
+        everyones = np.empty((self.size, own.size))
+        self.wait([self.comm.Iallgather(own, everyones)])
+        return everyones
+
+    def highest(self, number: float) -> float:
+        found = np.empty(1)
+        self.wait([self.comm.Iallreduce(np.array([float(number)]), found, self._mpi.MAX)])
+        return float(found[0])
+
+    def barrier(self) -> None:
+        self.wait([self.comm.Ibarrier()])
+
+    def wait(self, requests: Sequence[Any]) -> None:
+        requests = list(requests)
+        began = time.monotonic()
+        while not self._mpi.Request.Testall(requests):
+            passed = time.monotonic() - began
+            sleep = min(max(passed * _SHARE_OF_SLEEP, _MIN_SECONDS_OF_SLEEP), _MAX_SECONDS_OF_SLEEP)
+            time.sleep(0 if passed < _SECONDS_OF_YIELDING else sleep)
+
+    def abort(self, code: int) -> NoReturn:
+        _flush()
+        with contextlib.suppress(OSError, ValueError):
+            silence(sys.stderr)  # MPI adds lines of its own, which explain nothing
+        self._mpi.COMM_WORLD.Abort(code)
+        os._exit(code)
+
+    def close(self) -> None:
+        if self.closed:
+            return
+        self.barrier()
+        self.closed = True
+        self.comm.Free()
+        self._mpi.Finalize()
+
+
+@functools.cache
+def join() -> World:
+    """Return this process's world: of all ranks if a launcher started several, else alone.
+
+    The first call is collective, and initialises MPI. Every call returns the same world.
+
+    Raises:
+        RanksError: If several processes were started and cannot be connected.
+    """
+    launch = launched()
+    return World.alone() if launch.alone else _Joined(_connect(launch))
+
+
+def _connect(launch: Launch) -> Any:
+    """Return the module of MPI, initialised."""
+    started = f"{launch.launcher} started {launch.size or 'several'} processes"
+    try:
+        import mpi4py
+
+        mpi4py.rc.thread_level = "multiple"
+        mpi4py.rc.finalize = False  # it waits for all ranks; only `close` may
+        from mpi4py import MPI
+    except (ImportError, RuntimeError) as error:  # a RuntimeError without a library of MPI
+        fix = pip_install("mpi4py", "mpich")
+        raise RanksError(f"{started}, which need mpi4py ({error}): {fix}") from None
+    library = MPI.Get_library_version().splitlines()[0].strip("\0 ")
+    size = MPI.COMM_WORLD.size
+    if size != (launch.size or size):
+        own = Path(sys.executable).with_name("mpiexec")
+        raise RanksError(
+            f"{started}, but MPI sees {size}: mpiexec is of another MPI than mpi4py's, which is {library}"
+            + (f"; use {own}" if own.exists() else "; use that one's mpiexec")
+        )
+    if MPI.Query_thread() != MPI.THREAD_MULTIPLE:
+        raise RanksError(f"{library} was initialised without THREAD_MULTIPLE, which ranks need")
+    return MPI
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
