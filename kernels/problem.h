@@ -1,5 +1,6 @@
 // The problems that the library solves: each struct describes the shape of one operation. Shapes are computed
-// here and nowhere else. make() checks a problem, so that kernels may rely on it.
+// here and nowhere else. make() checks a problem, so that kernels may rely on it. Those of the update are in
+// update_problem.h.
 //
 // Layout is NHWC throughout: activations x[N,H,W,C] and y[N,P,Q,K], filters w[K,R,S,C/groups]. Every tensor
 // of a problem has fewer than 2^31 elements, so kernels index with int.
@@ -10,6 +11,7 @@
 #include <cstdint>
 #include <string>
 
+#include "update_problem.h"
 #include "core/shapes.h"
 
 namespace cconvnet {
@@ -415,40 +417,6 @@ struct L2CostProblem {
   }
 
   int count() const { return n * k; }
-};
-
-// One parameter tensor's step: s = lr*(g + weight_decay*w); v = momentum*v - s; w = w + v.
-// With Nesterov's momentum the weights look one step ahead: w = w + momentum*v - s, with the new v.
-struct SgdProblem {
-  int count;
-  float lr, momentum, weight_decay;
-  bool nesterov = false;
-
-  static SgdProblem make(int count, float lr, float momentum, float weight_decay, bool nesterov = false) {
-    detail::at_least("count", count, 1);
-    return {count, lr, momentum, weight_decay, nesterov};
-  }
-};
-
-// Limits to the Euclidean norm of each row of w[rows, columns], such as the weights of one filter or unit: at
-// most `limit` and, where it is not 0, at least `low`. With `centered` the norm is that of the row minus its
-// mean.
-struct NormLimitProblem {
-  int rows, columns;
-  float limit, low;
-  bool centered;
-
-  static NormLimitProblem make(int rows, int columns, float limit, float low = 0.0f, bool centered = false) {
-    detail::at_least("rows", rows, 1);
-    detail::at_least("columns", columns, 1);
-    detail::fits("w", {rows, columns});
-    detail::require(limit > 0, "limit must be positive");
-    detail::require(low >= 0, "low must not be negative");
-    detail::require(low <= limit, "low must not be above limit");
-    return {rows, columns, limit, low, centered};
-  }
-
-  int count() const { return rows * columns; }
 };
 
 // uint8 images[N,H,W,C] to a batch y[N,P,Q,C]: a p x q crop of each image, perhaps mirrored.
