@@ -6,22 +6,26 @@ so that its core is free for ranks that still compute.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
-import functools
 import json
 import os
 import platform
+import signal
 import sys
+import threading
 import time
-from collections.abc import Sequence
+import traceback
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cconvnet.console import silence
 from cconvnet.ranks.launch import Launch, RanksError, launched
+from cconvnet.ranks.watchdog import RanksWatchdog, Watchdog, timeout
 from cconvnet.system.installation import pip_install
 
 # A wait yields its core between two looks for this long, then sleeps longer and longer.
@@ -30,11 +34,18 @@ _MIN_SECONDS_OF_SLEEP, _MAX_SECONDS_OF_SLEEP = 50e-6, 1e-3
 # Sleeping this part of the time that has passed makes a wait that much longer at most.
 _SHARE_OF_SLEEP = 1 / 20
 
+# While ranks connect or part no watchdog runs. The system's alarm ends a process that hangs there.
+_SECONDS_TO_CONNECT, _SECONDS_TO_PART = 600, 60
+# MPI may hang while it ends all ranks.
+_SECONDS_TO_ABORT = 2
+# Ranks often fail alike. The others leave it to rank 0 to print why, or at least to the ranks before them.
+_SECONDS_FOR_RANK_0, _SECONDS_BETWEEN_RANKS = 1.0, 0.05
+
 
 class World:
     """All ranks as one of them sees them. This class is the world of a process alone.
 
-    Every method but `wait` and `abort` is collective: all ranks call it, in the same order.
+    Methods are collective: all ranks call them, in the same order. `wait`, `abort` and `fail` are not.
 
     Attributes:
         rank: The number of this process, from 0 to `size` - 1.
@@ -43,7 +54,10 @@ class World:
         local_size: The number of processes on this host.
         host: The name of this host.
         comm: A communicator of all ranks that is the world's own; None alone.
+        watchdog: What this rank does, for the thread that ends all if they cannot go on.
         closed: True after `close`.
+
+    A context of a world closes it, or ends all ranks if an exception leaves it.
     """
 
     def __init__(self) -> None:
@@ -51,6 +65,7 @@ class World:
         self.local_rank, self.local_size = 0, 1
         self.host = platform.node()
         self.comm: Any = None
+        self.watchdog = Watchdog()
         self.closed = False
 
     @classmethod
@@ -114,17 +129,46 @@ class World:
         """
 
     def abort(self, code: int) -> NoReturn:
-        """End all ranks at once, from any thread of one of them.
+        """End all ranks at once.
 
         Args:
             code: The exit code, not 0.
         """
-        _flush()
-        os._exit(code)
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, ValueError):
+                stream.flush()
+        self._kill(code)
+
+    def fail(self, code: int, text: str) -> NoReturn:
+        """Print why this rank fails, and end all ranks.
+
+        If rank 0 fails at about the same time, only its text is printed.
+
+        Args:
+            code: The exit code, not 0; 2 for a mistake of the user.
+            text: The reason, or nothing.
+        """
+        if not self.first:
+            time.sleep(_SECONDS_FOR_RANK_0 + min(1.0, self.rank * _SECONDS_BETWEEN_RANKS))
+        if text:
+            # The user's mistakes are the same on all ranks, so a number would mislead.
+            number = "" if self.first and code == 2 else f"rank {self.rank} of {self.size}: "
+            sys.stderr.write(f"{number}{text.rstrip()}\n")
+        self.abort(code)
 
     def close(self) -> None:
         """End the work together. After it, ranks only exit."""
         self.closed = True
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if error is None:
+            self.close()
+
+    def _kill(self, code: int) -> NoReturn:
+        os._exit(code)
 
 
 class _Joined(World):
@@ -139,6 +183,8 @@ class _Joined(World):
         local = self.comm.Split_type(mpi.COMM_TYPE_SHARED)
         self.local_rank, self.local_size = local.rank, local.size
         local.Free()
+        seconds = self.broadcast(timeout())
+        self.watchdog = RanksWatchdog(self.comm.Dup(), self.share(self.host), seconds, self._kill)
 
     def broadcast(self, value: Any) -> Any:
         text = np.frombuffer(json.dumps(value).encode(), np.uint8) if self.first else None
@@ -179,38 +225,86 @@ class _Joined(World):
     def wait(self, requests: Sequence[Any]) -> None:
         requests = list(requests)
         began = time.monotonic()
-        while not self._mpi.Request.Testall(requests):
-            passed = time.monotonic() - began
-            sleep = min(max(passed * _SHARE_OF_SLEEP, _MIN_SECONDS_OF_SLEEP), _MAX_SECONDS_OF_SLEEP)
-            time.sleep(0 if passed < _SECONDS_OF_YIELDING else sleep)
+        with self.watchdog.waiting():
+            while not self._mpi.Request.Testall(requests):
+                passed = time.monotonic() - began
+                sleep = min(max(passed * _SHARE_OF_SLEEP, _MIN_SECONDS_OF_SLEEP), _MAX_SECONDS_OF_SLEEP)
+                time.sleep(0 if passed < _SECONDS_OF_YIELDING else sleep)
 
-    def abort(self, code: int) -> NoReturn:
-        _flush()
+    def close(self) -> None:
+        if self.closed:
+            return
+        with self.watchdog.phase("end"):
+            self.barrier()
+        with _alarm(_SECONDS_TO_PART):
+            self.watchdog.stop(self.barrier)
+            self.comm.Free()
+            self._mpi.Finalize()
+        self.closed = True
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if error is None:
+            self.close()
+        elif isinstance(error, SystemExit):
+            text = error.code if isinstance(error.code, str) else _LEFT
+            self.fail(error.code if error.code and isinstance(error.code, int) else 1, text)
+        else:
+            interrupted = isinstance(error, KeyboardInterrupt)
+            self.fail(130 if interrupted else 1, "" if interrupted else traceback.format_exc())
+
+    def _kill(self, code: int) -> NoReturn:
+        end = threading.Timer(_SECONDS_TO_ABORT, os._exit, [code])
+        end.daemon = True
+        end.start()
+        signal.alarm(_SECONDS_TO_ABORT + 1)  # needs no lock of Python's
         with contextlib.suppress(OSError, ValueError):
             silence(sys.stderr)  # MPI adds lines of its own, which explain nothing
         self._mpi.COMM_WORLD.Abort(code)
         os._exit(code)
 
-    def close(self) -> None:
-        if self.closed:
-            return
-        self.barrier()
-        self.closed = True
-        self.comm.Free()
-        self._mpi.Finalize()
+
+_LEFT = "it ended before the others"
+_world: World | None = None
 
 
-@functools.cache
 def join() -> World:
     """Return this process's world: of all ranks if a launcher started several, else alone.
 
-    The first call is collective, and initialises MPI. Every call returns the same world.
+    The first call is collective, and initialises MPI. Every call returns the same world. A process that ends
+    without having closed it ends all ranks.
 
     Raises:
         RanksError: If several processes were started and cannot be connected.
     """
-    launch = launched()
-    return World.alone() if launch.alone else _Joined(_connect(launch))
+    global _world
+    if _world is None:
+        launch = launched()
+        if launch.alone:
+            _world = World.alone()
+        else:
+            with _alarm(_SECONDS_TO_CONNECT):
+                _world = _Joined(_connect(launch))
+            atexit.register(_end, os.getpid(), _world)
+    return _world
+
+
+def joined() -> World | None:
+    """Return the world that `join` returned, if it was called."""
+    return _world
+
+
+def _end(process: int, world: World) -> None:
+    if not world.closed and os.getpid() == process:  # forks end alone
+        world.fail(1, _LEFT)
+
+
+@contextlib.contextmanager
+def _alarm(seconds: int) -> Iterator[None]:
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
 
 
 def _connect(launch: Launch) -> Any:
@@ -236,9 +330,3 @@ def _connect(launch: Launch) -> Any:
     if MPI.Query_thread() != MPI.THREAD_MULTIPLE:
         raise RanksError(f"{library} was initialised without THREAD_MULTIPLE, which ranks need")
     return MPI
-
-
-def _flush() -> None:
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError):
-            stream.flush()

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
+import os
+import signal
 import sys
 import time
+from collections.abc import Callable
+from types import SimpleNamespace
 
 import numpy as np
 
@@ -53,6 +58,74 @@ def abort(rank: str, code: str) -> None:
         print("unflushed", end="")
         world.abort(int(code))
     world.barrier()
+
+
+def train(rank: str, phase: str, how: str) -> None:
+    """Go through all phases of a training, in one of which a rank comes to its end."""
+    with join() as world:
+        watchdog = world.watchdog
+
+        def be_in(here: str) -> None:
+            if (here, world.rank) == (phase, int(rank)):
+                ENDS[how]()
+            world.barrier()
+
+        be_in("start")
+        for number in range(3):
+            watchdog.step(number)
+            if number == 2:
+                be_in("step")
+            with watchdog.phase("exchange", bucket=4):
+                be_in("exchange" if number == 2 else "")
+        for late in ("test", "save", "end"):
+            with watchdog.phase(late):
+                be_in(late)
+        if world.first:
+            print("complete", flush=True)
+
+
+def circle() -> None:
+    """Wait for each other: rank 0 in the first step, the others for a message from it."""
+    with join() as world:
+        world.watchdog.step(0)
+        if world.first:
+            world.barrier()
+        else:
+            world.wait([world.comm.Irecv(np.empty(1), 0)])
+
+
+def hang_in_abort(lock: str) -> None:
+    """End all by a library that hangs in it, and may hold the interpreter's lock meanwhile."""
+    with join() as world:
+        library = ctypes.PyDLL(None) if lock == "held" else ctypes.CDLL(None)
+        hanging = SimpleNamespace(Abort=lambda code: library.sleep(600))
+        vars(world)["_mpi"] = SimpleNamespace(COMM_WORLD=hanging)
+        world.abort(75)
+
+
+def kill(process: int, number: signal.Signals) -> None:
+    # So long that other ranks hear of the phase.
+    time.sleep(0.6)
+    os.kill(process, number)
+
+
+def fail() -> None:
+    raise OSError("no such luck")
+
+
+ENDS: dict[str, Callable[[], object]] = {
+    "none": lambda: None,
+    "short": lambda: time.sleep(1.5),
+    "slow": lambda: time.sleep(3),
+    "standing": lambda: time.sleep(600),
+    "frozen": lambda: kill(os.getpid(), signal.SIGSTOP),
+    "killed": lambda: kill(os.getpid(), signal.SIGKILL),
+    "orphaned": lambda: kill(os.getppid(), signal.SIGKILL),
+    "vanished": lambda: os._exit(0),
+    "exit": lambda: sys.exit(3),
+    "words": lambda: sys.exit("enough"),
+    "failed": fail,
+}
 
 
 if __name__ == "__main__":
