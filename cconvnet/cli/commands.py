@@ -23,8 +23,10 @@ from cconvnet.cli.help import DATA, LOOK, MEASURE, NETWORKS, TRAIN, App
 from cconvnet.cli.networks import augment, describe, gradcheck
 from cconvnet.cli.options import example
 from cconvnet.cli.profile import profile
+from cconvnet.cli.ranks import run_as_rank
 from cconvnet.cli.runs import compare, report
 from cconvnet.cli.train import train
+from cconvnet.ranks import RanksError, launched
 
 app = App(
     rich_markup_mode="rich",
@@ -124,14 +126,12 @@ def main() -> None:
         # Names that a terminal cannot show, or that are not valid text, must not make a command fail.
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        code = app(standalone_mode=False, prog_name="cconvnet")
-        sys.stdout.flush()
-    except Exception as error:
-        if os.environ.get("CCONVNET_DEBUG") == "1":
-            raise
-        code = explain(error)
-    except KeyboardInterrupt:
-        code = 130
+        launch = launched()
+    except RanksError as error:
+        sys.exit(explain(error))
+    if not launch.alone:
+        sys.exit(run_as_rank(launch, _run))
+    code = _run(explain)
     if code == 130:
         # A shell ends a script and its loops only if the signal itself ended the command
         # (https://www.cons.org/cracauer/sigint.html). The shell reports that as 130, too.
@@ -139,7 +139,19 @@ def main() -> None:
             sys.stdout.flush()
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         signal.raise_signal(signal.SIGINT)
-    sys.exit(code if isinstance(code, int) else 0)
+    sys.exit(code)
+
+
+def _run(explain: Callable[[Exception], int]) -> int:
+    """Run the command and return the exit code, for exceptions that of `explain`."""
+    try:
+        code = app(standalone_mode=False, prog_name="cconvnet")
+        sys.stdout.flush()
+    except Exception as error:
+        code = explain(error)
+    except KeyboardInterrupt:
+        code = 130
+    return code if isinstance(code, int) else 0
 
 
 def _open_streams() -> None:

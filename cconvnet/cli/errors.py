@@ -7,6 +7,7 @@ A user's mistake is explained in a line on standard error, without a traceback, 
 from __future__ import annotations
 
 import errno
+import os
 import sys
 from typing import Any
 
@@ -31,8 +32,10 @@ def explain(error: Exception) -> int:
         The exit code.
 
     Raises:
-        Exception: The error itself, if it is none that a command is expected to raise.
+        Exception: The error itself, if it is none that a command is expected to raise or CCONVNET_DEBUG is 1.
     """
+    if os.environ.get("CCONVNET_DEBUG") == "1":
+        raise error
     if isinstance(error, _UsageError):
         context = getattr(error, "ctx", None)
         command = context.command_path if context is not None else "cconvnet"

@@ -12,8 +12,21 @@ Modules, in reading order:
 
 from __future__ import annotations
 
-from cconvnet.ranks.launch import Launch, RanksError, launched
-from cconvnet.ranks.watchdog import Watchdog
-from cconvnet.ranks.world import World, join, joined
+from typing import TYPE_CHECKING
 
-__all__ = ["Launch", "RanksError", "Watchdog", "World", "join", "joined", "launched"]
+from cconvnet.ranks.launch import Launch, RanksError, launched
+
+if TYPE_CHECKING:
+    from cconvnet.ranks.world import World, join
+
+__all__ = ["Launch", "RanksError", "World", "join", "launched"]
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> object:
+        # The command line asks for the launch at each start, and a world imports NumPy.
+        if name not in __all__:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from cconvnet.ranks import world
+
+        return getattr(world, name)

@@ -33,6 +33,23 @@ class Launch:
         """True if this process is the only one."""
         return self.size == 1
 
+    @property
+    def started(self) -> str:
+        """The beginning of a message about these processes."""
+        return f"{self.launcher} started {self.size or 'several'} processes"
+
+    def check(self) -> None:
+        """Check that this launcher starts processes of MPI.
+
+        Raises:
+            RanksError: If it does not.
+        """
+        if self.launcher == _TORCHRUN[0]:
+            raise RanksError(
+                f"WORLD_SIZE={self.size}: torchrun cannot start ranks; use mpiexec -n {self.size} "
+                "cconvnet ..., or unset WORLD_SIZE to train in one process"
+            )
+
 
 # Of each launcher, the variables of the number of processes and of this one's. A launcher of MPI may have
 # been started in a step of Slurm, so it comes first.
@@ -52,22 +69,16 @@ def launched(environ: Mapping[str, str] = os.environ) -> Launch:
         environ: The environment to read.
 
     Raises:
-        RanksError: If another launcher than those of MPI started several processes, or a number is none.
+        RanksError: If a variable is no number.
     """
     in_step = not {"SLURM_STEP_ID", "SLURM_STEPID"}.isdisjoint(environ)
     launchers = (*_MPI_LAUNCHERS, _SRUN) if in_step else _MPI_LAUNCHERS
     found = next((launch for names in launchers if (launch := _read(environ, *names))), None)
     if found is None and "PMIX_RANK" in environ:
         return Launch("a launcher with PMIx", _number(environ, "PMIX_RANK"), None)
-    if found is not None and not found.alone:
-        return found
-    torchrun = _read(environ, *_TORCHRUN)
-    if torchrun is not None and not torchrun.alone:
-        raise RanksError(
-            f"WORLD_SIZE={torchrun.size}: torchrun cannot start ranks; "
-            f"use mpiexec -n {torchrun.size} cconvnet ..., or unset WORLD_SIZE to train in one process"
-        )
-    return Launch()
+    if found is None or found.alone:
+        found = _read(environ, *_TORCHRUN)
+    return Launch() if found is None or found.alone else found
 
 
 def _read(environ: Mapping[str, str], launcher: str, size: str, rank: str) -> Launch | None:

@@ -21,7 +21,7 @@ _MAX_NAMED = 8
 
 @dataclass(frozen=True)
 class Report:
-    """What a rank does.
+    """The present activity of a rank.
 
     Attributes:
         phase: One of `PHASES`.

@@ -49,9 +49,9 @@ def timeout() -> float | None:
 
 
 class Watchdog:
-    """What this rank does. A process alone has this watchdog, which watches nobody.
+    """The record of this rank's activity. Alone there is nobody to watch.
 
-    The thread that trains calls its methods. They cost a microsecond or so.
+    The thread that trains calls its methods, which cost a microsecond or so.
     """
 
     def __init__(self) -> None:

@@ -16,6 +16,7 @@ import sys
 import threading
 import time
 import traceback
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, Self
@@ -245,12 +246,8 @@ class _Joined(World):
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if error is None:
             self.close()
-        elif isinstance(error, SystemExit):
-            text = error.code if isinstance(error.code, str) else _LEFT
-            self.fail(error.code if error.code and isinstance(error.code, int) else 1, text)
         else:
-            interrupted = isinstance(error, KeyboardInterrupt)
-            self.fail(130 if interrupted else 1, "" if interrupted else traceback.format_exc())
+            self.fail(*exit_of(error))
 
     def _kill(self, code: int) -> NoReturn:
         end = threading.Timer(_SECONDS_TO_ABORT, os._exit, [code])
@@ -263,7 +260,7 @@ class _Joined(World):
         os._exit(code)
 
 
-_LEFT = "it ended before the others"
+LEFT = "it ended before the others"
 _world: World | None = None
 
 
@@ -293,9 +290,19 @@ def joined() -> World | None:
     return _world
 
 
+def exit_of(error: BaseException) -> tuple[int, str]:
+    """Return the exit code of a rank that an exception ends, and the reason, for `World.fail`."""
+    if isinstance(error, KeyboardInterrupt):
+        return 130, ""
+    if isinstance(error, SystemExit):
+        code = error.code
+        return (1, code) if isinstance(code, str) else (code if isinstance(code, int) and code else 1, LEFT)
+    return 1, "".join(traceback.format_exception(error))
+
+
 def _end(process: int, world: World) -> None:
     if not world.closed and os.getpid() == process:  # forks end alone
-        world.fail(1, _LEFT)
+        world.fail(1, LEFT)
 
 
 @contextlib.contextmanager
@@ -309,23 +316,24 @@ def _alarm(seconds: int) -> Iterator[None]:
 
 def _connect(launch: Launch) -> Any:
     """Return the module of MPI, initialised."""
-    started = f"{launch.launcher} started {launch.size or 'several'} processes"
+    launch.check()
     try:
         import mpi4py
 
         mpi4py.rc.thread_level = "multiple"
         mpi4py.rc.finalize = False  # it waits for all ranks; only `close` may
-        from mpi4py import MPI
+        with warnings.catch_warnings(action="ignore"):  # of another launcher: the size below is sure
+            from mpi4py import MPI
     except (ImportError, RuntimeError) as error:  # a RuntimeError without a library of MPI
         fix = pip_install("mpi4py", "mpich")
-        raise RanksError(f"{started}, which need mpi4py ({error}): {fix}") from None
+        raise RanksError(f"{launch.started}, which need mpi4py ({error}): {fix}") from None
     library = MPI.Get_library_version().splitlines()[0].strip("\0 ")
     size = MPI.COMM_WORLD.size
     if size != (launch.size or size):
         own = Path(sys.executable).with_name("mpiexec")
         raise RanksError(
-            f"{started}, but MPI sees {size}: mpiexec is of another MPI than mpi4py's, which is {library}"
-            + (f"; use {own}" if own.exists() else "; use that one's mpiexec")
+            f"{launch.started}, but MPI sees {size}: mpiexec is of another MPI than mpi4py's, "
+            f"which is {library}" + (f"; use {own}" if own.exists() else "; use that one's mpiexec")
         )
     if MPI.Query_thread() != MPI.THREAD_MULTIPLE:
         raise RanksError(f"{library} was initialised without THREAD_MULTIPLE, which ranks need")

@@ -16,6 +16,7 @@ from typing import Any
 
 from cconvnet.network import Network
 from cconvnet.network.anomaly import Anomaly
+from cconvnet.ranks import launched
 from cconvnet.runs.folder import Run
 
 
@@ -39,7 +40,8 @@ class Interrupts:
     """A context in which signals ask training to stop after the present step.
 
     A second Ctrl-C stops at once. The signals are Ctrl-C (SIGINT), SIGTERM, and SIGHUP, which comes when a
-    terminal or a connection closes. SIGHUP is left alone under nohup.
+    terminal or a connection closes. SIGHUP is left alone under nohup. To one of several ranks SIGUSR1 means
+    SIGTERM: Open MPI and Slurm pass it on, where they kill after others.
 
     Args:
         ends_process: Nothing but the end of the process follows. After SIGTERM or SIGHUP both are ignored
@@ -59,7 +61,8 @@ class Interrupts:
 
     def __enter__(self) -> Interrupts:
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            forwarded = () if launched().alone else (signal.SIGUSR1,)
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, *forwarded):
                 if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
                     self._before[number] = signal.signal(number, self._handle)
         return self

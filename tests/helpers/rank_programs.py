@@ -13,6 +13,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
+from cconvnet.errors import DataError
 from cconvnet.ranks import join
 
 
@@ -103,6 +104,25 @@ def hang_in_abort(lock: str) -> None:
         world.abort(75)
 
 
+def command(rank: str, joins: str, how: str) -> None:
+    """Run `cconvnet train` with a program in its place that ends a rank, or all, before it joins or after."""
+    from cconvnet.cli import commands  # takes half a second
+
+    def app(**options: object) -> None:
+        mine = rank in ("all", os.environ["PMI_RANK"])
+        if mine and joins == "before":
+            ENDS[how]()
+        world = join()
+        if mine:
+            ENDS[how]()
+        else:
+            world.barrier()
+
+    vars(commands)["app"] = app
+    sys.argv = ["cconvnet", "train"]
+    commands.main()
+
+
 def kill(process: int, number: signal.Signals) -> None:
     # So long that other ranks hear of the phase.
     time.sleep(0.6)
@@ -110,7 +130,15 @@ def kill(process: int, number: signal.Signals) -> None:
 
 
 def fail() -> None:
-    raise OSError("no such luck")
+    raise RuntimeError("no such luck")
+
+
+def err() -> None:
+    raise DataError("there is no /data")
+
+
+def interrupt() -> None:
+    raise KeyboardInterrupt
 
 
 ENDS: dict[str, Callable[[], object]] = {
@@ -125,6 +153,8 @@ ENDS: dict[str, Callable[[], object]] = {
     "exit": lambda: sys.exit(3),
     "words": lambda: sys.exit("enough"),
     "failed": fail,
+    "mistaken": err,
+    "interrupted": interrupt,
 }
 
 

@@ -57,7 +57,7 @@ def test_several_are_found(environ: dict[str, str], words: str, rank: int, size:
 @pytest.mark.parametrize("around", [{}, {"PMI_SIZE": "1"}, SBATCH | {"SLURM_STEP_ID": "0"}])
 def test_torchrun_is_refused(around: dict[str, str]) -> None:
     with pytest.raises(RanksError, match=r"torchrun.*mpiexec -n 4 cconvnet"):
-        launched(around | {"WORLD_SIZE": "4", "RANK": "1"})
+        launched(around | {"WORLD_SIZE": "4", "RANK": "1"}).check()
 
 
 @pytest.mark.parametrize("name", ["PMI_SIZE", "PMI_RANK"])

@@ -14,9 +14,9 @@ import time
 import pytest
 from helpers import mpi
 
-from cconvnet.ranks import RanksError, Watchdog
+from cconvnet.ranks import RanksError
 from cconvnet.ranks.verdict import PHASES
-from cconvnet.ranks.watchdog import timeout
+from cconvnet.ranks.watchdog import Watchdog, timeout
 
 LIMIT = "2"
 HOST = os.uname().nodename
@@ -48,7 +48,7 @@ ENDS = {
     "vanished": ({0, 9}, "$"),  # MPICH kills the others without a word, and returns the code of any
     "exit": ({3}, "rank %r of 3: it ended before the others\n$"),
     "words": ({1}, "rank %r of 3: enough\n$"),
-    "failed": ({1}, "rank %r of 3: Traceback [^$]*OSError: no such luck\n$"),
+    "failed": ({1}, "rank %r of 3: Traceback [^$]*RuntimeError: no such luck\n$"),
     "orphaned": ({255}, "mpiexec"),  # what ranks print went through the process that is gone
 }
 PLACES = {"step": "step of step 3", "exchange": "exchange of step 3, bucket 5"}
