@@ -127,6 +127,7 @@ PROMISES = (
         lambda kernel: kernel.counts["LDG.16"] > 0 and kernel.counts["STG.16"] > 0,
         {
             r"^elementwise<4, SplitReduce<\w+<bfloat16>": "four sums of floats become 8 bytes of bfloat16s",
+            r"^elementwise<4, TreeSum<bfloat16": "four bfloat16s of 8 bytes become four sums",
             r"^lrn_map<Step:(0|2), ": "nvcc splits the stores of its walk",
             r"^column_sums<[48], Values<": "neighbouring lanes store one sum each",
             r"^column_pairs<[48], ": "neighbouring lanes store one pair each",

@@ -270,6 +270,14 @@ PYBIND11_MODULE(_problem, m) {
               &NormLimitProblem::limit, "low", &NormLimitProblem::low, "centered",
               &NormLimitProblem::centered);
 
+  ProblemType<TreeSumProblem>(
+      m, "TreeSumProblem",
+      "The sum of the rows of x[parts,count], times `scale`.\n\n"
+      "After part i is pushed on a stack, the two topmost sums are added merges[i] times.")
+      .made_by(&TreeSumProblem::make, "count"_a, "merges"_a, "scale"_a = 1.0f)
+      .fields("count", &TreeSumProblem::count, "parts", &TreeSumProblem::parts, "merges",
+              &TreeSumProblem::merges_of_parts, "scale", &TreeSumProblem::scale);
+
   ProblemType<InputProblem>(
       m, "InputProblem",
       "Crops y[n,p,q,c] of images[n,h,w,c] within `margin` zeros.\n\n"

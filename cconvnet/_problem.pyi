@@ -276,6 +276,17 @@ class NormLimitProblem:
     low: float
     centered: bool
 
+class TreeSumProblem:
+    """The sum of the rows of x[parts,count], times `scale`.
+
+    After part i is pushed on a stack, the two topmost sums are added merges[i] times.
+    """
+    def __init__(self, count: int, merges: list[int], scale: float = ...) -> None: ...
+    count: int
+    parts: int
+    merges: list[int]
+    scale: float
+
 class InputProblem:
     """Crops y[n,p,q,c] of images[n,h,w,c] within `margin` zeros.
 

@@ -338,6 +338,12 @@ void sgd_update(const Update& update, const float* g, Stream stream);
 // which divides by 0 where a row's values are equal.
 void limit_norm(const NormLimitProblem& problem, float* w, Stream stream);
 
+// y[count] = scale * the sum of the rows of x[parts,count], in the order of the problem's tree. The sums are of
+// floats. They are multiplied once, and not at all by 1. In place allowed where x is of floats: y is its first
+// row.
+template <class T>
+void tree_sum(const TreeSumProblem& problem, const T* x, float* y, Stream stream);
+
 // ---- input ----------------------------------------------------------------------------------------------
 // y[n,p,q,c] = scale * factors[c] * (images[n,i,j,c] - mean[i,j,c] + shift[n,c]) with i = top[n] + p and
 // j = left[n] + (mirror[n] ? Q-1-q : q). The two factors are multiplied first.

@@ -71,6 +71,7 @@ from cconvnet.ops.softmax import (
     top_k_error,
     watch_losses,
 )
+from cconvnet.ops.tree_sum import tree_sum
 
 __all__ = [
     "Array",
@@ -124,5 +125,6 @@ __all__ = [
     "softmax_forward",
     "to_bf16",
     "top_k_error",
+    "tree_sum",
     "watch_losses",
 ]

@@ -48,6 +48,7 @@ from cconvnet._problem import (
     PoolProblem,
     SgdProblem,
     SoftmaxProblem,
+    TreeSumProblem,
 )
 from cconvnet.devices import Device, get_device
 from cconvnet.operations import COUNTS, OPERATIONS, Operation, element_of, workspace_size
@@ -75,6 +76,7 @@ __all__ = [
     "PoolProblem",
     "SgdProblem",
     "SoftmaxProblem",
+    "TreeSumProblem",
     "check",
     "check_fused",
     "exact_impls",

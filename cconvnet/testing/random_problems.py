@@ -24,6 +24,7 @@ from cconvnet._problem import (
     PoolProblem,
     SgdProblem,
     SoftmaxProblem,
+    TreeSumProblem,
 )
 from cconvnet.devices import PRECISIONS
 from cconvnet.testing.problems import with_precision
@@ -116,6 +117,18 @@ def random_pool(random: np.random.Generator, window: tuple[int, int] | None = No
         for size, pad, stride in zip("hw", padding, arguments["stride"], strict=True)
     )
     return PoolProblem(**arguments, outputs=(p, q))
+
+
+def random_merges(random: np.random.Generator, parts: int) -> list[int]:
+    """Draw the merges of a TreeSumProblem."""
+    merges, sums = [], 0
+    for part in range(parts):
+        sums += 1
+        # Eight sums may wait for another part.
+        fewest = max(0, sums - 8) if part < parts - 1 else sums - 1
+        merges.append(int(random.integers(fewest, sums)))
+        sums -= merges[-1]
+    return merges
 
 
 def random_lrn(random: np.random.Generator) -> LrnProblem:
@@ -244,6 +257,9 @@ def random_case(seed: int, operations: dict[str, Any]) -> tuple[str, Any, dict[s
             limit = 2.0 ** math.floor(math.log2(columns) / 2) * 2.0 ** random.integers(-1, 2)
             low = float(_one_of(random, [0.0, 0.5, 1.0])) * float(limit)
             problem = NormLimitProblem(rows, columns, float(limit), low, bool(random.random() < 0.5))
+        case "tree":
+            scale = float(_one_of(random, [1.0, 0.5, 3.0]))
+            problem = TreeSumProblem(_size(random, 3000), random_merges(random, _size(random, 40)), scale)
         case "input":
             h, w = _size(random, 12), _size(random, 12)
             crop = int(random.integers(1, h + 1)), int(random.integers(1, w + 1))

@@ -7,6 +7,7 @@
 #include <cstdlib>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "core/names.h"
 #include "problem.h"
@@ -35,6 +36,12 @@ class Repr {
   }
   static std::string text(const std::pair<std::pair<int, int>, std::pair<int, int>>& value) {
     return "(" + text(value.first) + ", " + text(value.second) + ")";
+  }
+
+  static std::string text(const std::vector<int>& values) {
+    std::string list;
+    for (int value : values) list += (list.empty() ? "" : ", ") + text(value);
+    return "[" + list + "]";
   }
 
   // Few digits where they give the same float; nine always suffice.
@@ -178,6 +185,12 @@ inline std::string repr(const SgdProblem& problem) {
 inline std::string repr(const NormLimitProblem& problem) {
   return Repr("NormLimitProblem")("rows", problem.rows)("columns", problem.columns)("limit", problem.limit)(
              "low", problem.low)("centered", problem.centered)
+      .done();
+}
+
+inline std::string repr(const TreeSumProblem& problem) {
+  return Repr("TreeSumProblem")("count", problem.count)("merges", problem.merges_of_parts())("scale",
+                                                                                             problem.scale)
       .done();
 }
 

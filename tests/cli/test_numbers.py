@@ -230,6 +230,7 @@ def arguments_for(function: Callable[..., Any]) -> dict[str, Any]:
         "seed": 1,
         "lr": 0.1,
         "limit": 1.0,
+        "merges": [0],
     }
     found = {}
     for name, parameter in inspect.signature(function).parameters.items():
@@ -239,6 +240,8 @@ def arguments_for(function: Callable[..., Any]) -> dict[str, Any]:
         found |= {"x": np.ones((2, 3), np.float32), "target": np.zeros((2, 3), np.float32)}
     if "dy" in found and "window" in inspect.signature(function).parameters:
         found["dy"] = found["y"] = np.ones((1, 1, 1, 4), np.float32)
+    if "merges" in found:
+        found["x"] = np.ones((1, 4), np.float32)
     return found
 
 

@@ -25,6 +25,7 @@ from cconvnet._problem import (
     NormLimitProblem,
     SgdProblem,
     SoftmaxProblem,
+    TreeSumProblem,
 )
 from cconvnet.devices import PRECISIONS, Device, get_device
 from cconvnet.operations import OPERATIONS
@@ -71,6 +72,10 @@ _PROBLEMS: dict[str, list[Any]] = {
         NormLimitProblem(30, 64, 4.0),
         NormLimitProblem(3, 75, 8.0),
         NormLimitProblem(6, 64, 4.0, 2.0, True),
+    ],
+    "tree": [
+        TreeSumProblem(1024, [0, 1, 0, 2, 0, 1, 0, 3, 1], 0.5),
+        TreeSumProblem(131, [0, 0, 0, 0, 0, 0, 0, 0, 8, 1]),
     ],
     "input": [
         InputProblem(2, 12, 12, 4, 8, 8),

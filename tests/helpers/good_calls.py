@@ -96,6 +96,7 @@ GOOD: dict[str, Callable[[], Arguments]] = {
     "watch_losses": lambda: {"loss": floats(8)},
     "sgd_update": lambda: {"g": floats(*X), "v": floats(*X), "w": floats(*X), "lr": 0.5},
     "limit_norm": lambda: {"w": floats(*W), "limit": 10.5, "low": 10.25, "centered": True},
+    "tree_sum": lambda: {"x": floats(3, 7), "merges": [0, 1, 1], "scale": 0.5},
     "input_transform": lambda: {
         "images": np.arange(2 * 5 * 6 * 3, dtype=np.uint8).reshape(2, 5, 6, 3), "size": (4, 3),
         "top": integers([0, 1]), "left": integers([2, 3]), "mirror": integers([0, 1], np.uint8),

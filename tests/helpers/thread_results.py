@@ -32,6 +32,7 @@ from cconvnet._problem import (
     PoolProblem,
     SgdProblem,
     SoftmaxProblem,
+    TreeSumProblem,
 )
 from cconvnet.devices import get_device
 from cconvnet.nets import (
@@ -89,6 +90,7 @@ _PROBLEMS: dict[str, list[Any]] = {
     "l2": [L2CostProblem(301, 257)],
     "sgd": [SgdProblem(300_001, 0.01, 0.9, 0.0005)],
     "limit": [NormLimitProblem(301, 1025, 30.0), NormLimitProblem(301, 1025, 33.0, 31.0, True)],
+    "tree": [TreeSumProblem(70_001, [0, 1, 0, 2, 1], 0.2)],
     "input": [InputProblem(7, 70, 70, 3, 64, 64)],
 }
 

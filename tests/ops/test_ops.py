@@ -52,7 +52,7 @@ ROUNDED = {"softmax_cross_entropy_backward", "input_transform", "filters_to_bloc
 # Functions whose inputs alone may be.
 ALL_FLOATS = {
     "conv_wgrad", "local_wgrad", "fc_wgrad", "bias_grad", "softmax_forward", "softmax_cross_entropy_forward",
-    "l2_cost_forward", "batch_norm_statistics",
+    "l2_cost_forward", "batch_norm_statistics", "tree_sum",
 }  # fmt: skip
 
 

@@ -51,6 +51,7 @@ from cconvnet.testing.reference.softmax import (
     softmax_forward,
     watch_losses,
 )
+from cconvnet.testing.reference.tree_sum import tree_sum
 
 __all__ = [
     "Array",
@@ -105,5 +106,6 @@ __all__ = [
     "softmax_cross_entropy_forward",
     "softmax_forward",
     "to_bf16",
+    "tree_sum",
     "watch_losses",
 ]
