@@ -90,7 +90,13 @@ _add(
     "cconvnet profile --net alexnet --batch 128 --precision bf16 --layer conv2 --pass dgrad",
     "cconvnet profile --compare before.json after.json",
 )
-_add(MEASURE, doctor, "cconvnet doctor", "cconvnet doctor --json machine.json")
+_add(
+    MEASURE,
+    doctor,
+    "cconvnet doctor",
+    "cconvnet doctor --json machine.json",
+    "mpiexec -n 2 cconvnet doctor --ranks",
+)
 
 
 @app.callback(invoke_without_command=True, epilog=example("cconvnet train", "cconvnet doctor"))

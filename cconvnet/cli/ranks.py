@@ -14,7 +14,7 @@ from cconvnet.console import silence
 from cconvnet.ranks import Launch, RanksError
 
 # Commands that ranks run together: the first word, and what must be among the others.
-TOGETHER: tuple[tuple[str, ...], ...] = (("train",),)
+TOGETHER: tuple[tuple[str, ...], ...] = (("train",), ("doctor", "--ranks"))
 
 
 def run_as_rank(launch: Launch, run: Callable[[Callable[[Exception], int]], int]) -> int:

@@ -1,7 +1,8 @@
 """Diagnosis of the installation: what works, what does not, why, and how to fix it.
 
 Modules in reading order: survey (facts about the machine, without judgement), diagnosis (findings from given
-facts). So any situation can be diagnosed without a machine that is in it.
+facts), ranks (both, for processes that would train together). So any situation can be diagnosed without a
+machine that is in it.
 """
 
 from __future__ import annotations
