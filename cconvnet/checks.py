@@ -15,6 +15,7 @@ MAX_FLOAT32 = (2 - 2.0**-23) * 2.0**127
 MAX_SIDE = 8192  # pixels; the square of it is data.images.MAX_PIXELS
 MAX_SEED = 2**63 - 1
 MAX_TOWERS = 26  # one for each letter
+MAX_SHARDS = 256  # parts of a batch; the sum of so many needs a stack of nine
 MAX_DIGITS = 18  # of a whole number within a text, which then fits in an int64
 
 

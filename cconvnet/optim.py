@@ -37,6 +37,7 @@ class Piece:
         view: the shape of the whole in which `index` selects this piece.
         index: this piece of the whole.
         gradients: the sum of the gradients of earlier batches of the step; None where they are not summed.
+        collected: whether `velocity` is host memory into which it is collected from several processes.
     """
 
     parameter: Parameter
@@ -48,11 +49,42 @@ class Piece:
     view: tuple[int, ...]
     index: tuple[slice, ...]
     gradients: Any = None
+    collected: bool = False
+
+    def host(self, tensor: str) -> Array:
+        """Return a host copy of its "value", "gradient" or "velocity"."""
+        array = getattr(self, tensor)
+        return np.array(array) if self._on_host(tensor) else self.device.host(array)
+
+    def fill(self, tensor: str, host: Array) -> None:
+        """Copy a host array of its shape into its "value", "gradient" or "velocity"."""
+        array = getattr(self, tensor)
+        if self._on_host(tensor):
+            array[...] = host
+        else:
+            self.device.fill(array, host)
+
+    def _on_host(self, tensor: str) -> bool:
+        return self.collected and tensor == "velocity"
 
     @property
     def rounded(self) -> Any:
         """The working copy; None where it is the value itself."""
         return None if self.working is self.value else self.working
+
+    def be_part_of(self, wholes: Sequence[Any], first: int, release: Callable[..., None]) -> None:
+        """Let value, gradient and velocity be parts of larger arrays, instead of arrays of their own.
+
+        Args:
+            wholes: the arrays, in this order.
+            first: where its parts begin.
+            release: gives back the arrays of its own: (device, array).
+        """
+        shape, rounded, here = self.value.shape, self.rounded, slice(first, first + self.value.size)
+        for own in (self.value, self.gradient, self.velocity):
+            release(self.device, own)
+        self.value, self.gradient, self.velocity = (whole[here].reshape(shape) for whole in wholes)
+        self.working = self.value if rounded is None else rounded
 
     def add_gradient(self, first: bool) -> None:
         """Add the gradient to the sum, or begin that with it."""
@@ -174,13 +206,15 @@ class Parameter:
     def reset(self) -> None:
         """Set the parameter to its first value, gradient and velocity to 0."""
         self.fill("value", self.first())
-        for tensor in ("gradient", "velocity"):
-            for piece in self.pieces:
-                piece.device.fill(getattr(piece, tensor), np.zeros(piece.value.shape, np.float32))
+        for piece in self.pieces:
+            zeros = np.zeros(piece.value.shape, np.float32)
+            piece.fill("gradient", zeros)
+            if not piece.collected:
+                piece.fill("velocity", zeros)
 
     def host(self, tensor: str = "value") -> Array:
         """Return a host copy of the whole "value", "gradient" or "velocity"."""
-        return self.whole([piece.device.host(getattr(piece, tensor)) for piece in self.pieces])
+        return self.whole([piece.host(tensor) for piece in self.pieces])
 
     def whole(self, parts: Sequence[Array]) -> Array:
         """Return the whole of host copies of its pieces; of one piece a view."""
@@ -195,9 +229,8 @@ class Parameter:
     def fill(self, tensor: str, whole: Array) -> None:
         """Write the whole "value" or "velocity" to the devices."""
         for piece in self.pieces:
-            array = getattr(piece, tensor)
             part = whole.reshape(piece.view)[piece.index]
-            piece.device.fill(array, np.ascontiguousarray(part).reshape(array.shape))
+            piece.fill(tensor, np.ascontiguousarray(part).reshape(piece.value.shape))
             if tensor == "value":
                 piece.round()
 
@@ -282,12 +315,7 @@ class JoinedVectors:
         self.value, self.gradient, self.velocity = (allocate(device, (count,)) for _ in self.TENSORS)
         for parameter, begin in zip(parameters, starts, strict=False):
             (piece,) = parameter.pieces
-            for tensor in self.TENSORS:
-                own = getattr(piece, tensor)
-                release(device, own)
-                part = getattr(self, tensor)[begin : begin + own.size]
-                setattr(piece, tensor, part.reshape(own.shape))
-            piece.working = piece.value
+            piece.be_part_of((self.value, self.gradient, self.velocity), begin, release)
 
     def reset(self, device: Device) -> None:
         """Set all values, gradients and velocities to 0."""
@@ -309,16 +337,77 @@ def _joinable(parameters: Iterable[Parameter]) -> list[list[Parameter]]:
     return [group for group in groups.values() if len(group) > 1]
 
 
-class FusedUpdates:
-    """Updates on one device that layers do themselves as soon as they have a gradient.
-
-    Rates live on the device so a captured graph reads the current ones. A non-zero `halt` leaves all
-    parameters unchanged. A bias alone is a launch for little work, so vectors of equal rates are joined, and
-    :meth:`finish` moves them.
+class DeviceRates:
+    """The rates of all parameters on one device, so that a captured graph reads the current ones.
 
     Attributes:
-        halt: int32[1] on the device.
+        halt: int32[1] on the device; while it is not 0, no parameter moves.
         frozen: the names of the parameters whose rate is 0.
+    """
+
+    def __init__(self, parameters: Iterable[Parameter], device: Device, allocate: Callable[..., Any]) -> None:
+        """Take memory for the rates.
+
+        Args:
+            parameters: all of the network.
+            device: where they are.
+            allocate: takes memory for as long as the network lives: (device, shape, dtype) -> array.
+        """
+        self.frozen: frozenset[str] = frozenset()
+        self.halt = allocate(device, (1,), np.int32)
+        self._device = device
+        self._parameters = list(parameters)
+        self._rates = allocate(device, (len(self._parameters), 2))
+        self._rates_of = {
+            parameter.name: self._rates[index] for index, parameter in enumerate(self._parameters)
+        }
+        self._last: Array | None = None
+
+    def set_rates(self, lr: float | Mapping[str, float], momentum: float) -> None:
+        """Set the rates from now on, as for :func:`moves`."""
+        rates = np.array([_rates(parameter, lr, momentum) for parameter in self._parameters], np.float32)
+        if self._last is None or not np.array_equal(rates, self._last):
+            self._device.fill(self._rates, rates)
+            self._last = rates
+            self._changed({p.name: tuple(row) for p, row in zip(self._parameters, rates, strict=True)})
+
+    def _changed(self, rates: Mapping[str, tuple[float, float]]) -> None:
+        """Take note of new rates and momenta, by the parameters' names."""
+        self.frozen = frozenset(name for name, (rate, _) in rates.items() if rate == 0)
+
+    def of(self, piece: Piece) -> tuple[Any, ...] | None:
+        """The arguments by which a filter gradient also updates a piece; None if it is frozen."""
+        parameter = piece.parameter
+        if parameter.name in self.frozen:
+            return None
+        problem = _problem(piece.value.size, 0.0, 0.0, parameter.decay, parameter.nesterov)
+        rates = self._rates_of[parameter.name]
+        return (problem, piece.velocity, piece.value, piece.rounded, rates, self.halt)
+
+    def move(
+        self, parameter: Parameter, gradient: Any, velocity: Any, value: Any, rounded: Any = None
+    ) -> None:
+        """Update values of a parameter by their gradients; arrays of any part of it."""
+        device = self._device
+        device.module.sgd_update(
+            _problem(value.size, 0.0, 0.0, parameter.decay, parameter.nesterov),
+            gradient,
+            velocity,
+            value,
+            device.stream,
+            w_bf16=rounded,
+            rates=self._rates_of[parameter.name],
+            halt=self.halt,
+        )
+
+
+class FusedUpdates(DeviceRates):
+    """Updates on one device that layers do themselves as soon as they have a gradient.
+
+    A bias alone is a launch for little work, so vectors of equal rates are joined, and :meth:`finish` moves
+    them.
+
+    Attributes:
         groups: the vectors that may move together.
         joined: the names of those that do, by `finish`, since their rates are equal.
     """
@@ -338,72 +427,37 @@ class FusedUpdates:
             allocate: takes memory for as long as the network lives: (device, shape, dtype) -> array.
             release: gives back what it took: (device, array).
         """
-        self.frozen: frozenset[str] = frozenset()
+        super().__init__(parameters, device, allocate)
         self.joined: frozenset[str] = frozenset()
-        self.halt = allocate(device, (1,), np.int32)
-        self._device = device
-        self._parameters = list(parameters)
         self.groups = [
             JoinedVectors(group, device, allocate, release) for group in _joinable(self._parameters)
         ]
-        self._rates = allocate(device, (len(self._parameters), 2))
-        self._rates_of = {
-            parameter.name: self._rates[index] for index, parameter in enumerate(self._parameters)
-        }
-        self._last: Array | None = None
 
     def reset(self) -> None:
         """Set the joined vectors to 0, before the parameters are set to their first values."""
         for group in self.groups:
             group.reset(self._device)
 
-    def set_rates(self, lr: float | Mapping[str, float], momentum: float) -> None:
-        """Set the rates from now on, as for :func:`moves`."""
-        rates = np.array([_rates(parameter, lr, momentum) for parameter in self._parameters], np.float32)
-        if self._last is None or not np.array_equal(rates, self._last):
-            self._device.fill(self._rates, rates)
-            self._last = rates
-            of = {p.name: tuple(row) for p, row in zip(self._parameters, rates, strict=True)}
-            self.frozen = frozenset(name for name, (rate, _) in of.items() if rate == 0)
-            self.joined = frozenset(
-                parameter.name
-                for group in self.groups
-                if len({of[parameter.name] for parameter in group.parameters}) == 1
-                for parameter in group.parameters
-            )
-
-    def of(self, piece: Piece) -> tuple[Any, ...] | None:
-        """The arguments by which a filter gradient also updates a piece; None if it is frozen."""
-        parameter = piece.parameter
-        if parameter.name in self.frozen:
-            return None
-        problem = _problem(piece.value.size, 0.0, 0.0, parameter.decay, parameter.nesterov)
-        rates = self._rates_of[parameter.name]
-        return (problem, piece.velocity, piece.value, piece.rounded, rates, self.halt)
+    def _changed(self, rates: Mapping[str, tuple[float, float]]) -> None:
+        super()._changed(rates)
+        self.joined = frozenset(
+            parameter.name
+            for group in self.groups
+            if len({rates[parameter.name] for parameter in group.parameters}) == 1
+            for parameter in group.parameters
+        )
 
     def apply(self, piece: Piece) -> None:
         """Update a piece by its gradient, unless it is joined with others."""
-        if piece.parameter.name in self.joined or (update := self.of(piece)) is None:
+        parameter = piece.parameter
+        if parameter.name in self.joined or parameter.name in self.frozen:
             return
-        problem, velocity, value, rounded, rates, halt = update
-        device = self._device
-        device.module.sgd_update(
-            problem, piece.gradient, velocity, value, device.stream, w_bf16=rounded, rates=rates, halt=halt
-        )
+        self.move(parameter, piece.gradient, piece.velocity, piece.value, piece.rounded)
         piece.limit_norm()
 
     def finish(self) -> None:
         """Update the joined vectors, once all of them have their gradients."""
         for group in self.groups:
             first = group.parameters[0]
-            if first.name not in self.joined or first.name in self.frozen:
-                continue
-            self._device.module.sgd_update(
-                _problem(group.value.size, 0.0, 0.0, first.decay, first.nesterov),
-                group.gradient,
-                group.velocity,
-                group.value,
-                self._device.stream,
-                rates=self._rates_of[first.name],
-                halt=self.halt,
-            )
+            if first.name in self.joined and first.name not in self.frozen:
+                self.move(first, group.gradient, group.velocity, group.value)

@@ -69,6 +69,12 @@ class TrainingKeywords(TypedDict, total=False):
     into memory; 1 if not given.
     """
 
+    shards: int | None
+    """Equal parts of each batch, which are computed alone and whose gradients are added in one fixed
+    order. From 1 to so many ranks (mpiexec -n N) train the run, to the same bits; as many as ranks if
+    not given.
+    """
+
     epochs: int | None
     """Number of passes over the training images."""
 
@@ -128,6 +134,16 @@ class TrainingKeywords(TypedDict, total=False):
     without it. The network's own if not given.
     """
 
+    wire: str | None
+    """Type of gradients between ranks: fp32, or bf16, to which those of each shard are rounded; their sums
+    stay fp32. fp32 if not given.
+    """
+
+    reduction: str | None
+    """Order in which gradients of ranks are added: tree, fixed; or fast, the MPI library's own, whose
+    rounding depends on the number of ranks. tree if not given.
+    """
+
     out: str | os.PathLike[str] | None
     """Folder of the run; runs/NET-DATA-TIME if not given."""
 
@@ -161,3 +177,8 @@ class TrainingKeywords(TypedDict, total=False):
 
     precision: str | None
     """Precision of products: fp32, fp32x3 or tf32 (GPUs), or bf16; fp32 if not given."""
+
+    exchange: str | None
+    """Gradients of FC layers between ranks: auto, of each layer the gradient or its factors, inputs and
+    output gradients, whichever are fewer bytes; or gradients. auto if not given.
+    """

@@ -23,18 +23,23 @@ def train(
     After Ctrl-C, SIGTERM, or when its terminal closes, training finishes the current step, saves a checkpoint
     and prints the command that resumes. A resumed run ends with weights that are bit-identical to those of an
     uninterrupted one. Checkpoints are saved in the background.
+
+    Several processes train one network together, each on its part of every batch: mpiexec -n 4 cconvnet
+    train. Their number does not change the result, as long as --shards is the same.
     """
-    from cconvnet import plots
+    from cconvnet import plots, ranks
     from cconvnet.console import reporter
     from cconvnet.training.session import train as run_training
     from cconvnet.training.stopping import Interrupts, Terminated, resume_command
 
     stop = Interrupts(ends_process=True)
+    world = ranks.join()
     try:
         with stop:
-            with reporter(quiet=quiet) as report:
-                outcome = run_training(options, report, stop)
-            if outcome.signal is None:
+            with reporter(quiet=quiet or not world.first) as report:
+                outcome = run_training(options, report, stop, world=world)
+            world.close()
+            if outcome.signal is None and world.first:
                 plots.into_run(outcome.path, report.say)
     except Terminated as stopped:
         where = f"; to resume: {resume_command(stopped.path)}" if stopped.path else ""

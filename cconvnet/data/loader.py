@@ -104,6 +104,8 @@ class Loader:
             per core; 0 decodes in a thread.
         allocate: Allocates the memory of batches' images, such as ``Device.staging`` of the training device.
         numbers: The numbers of the images to read; None is all.
+        part: The images of each full batch that are read and returned; None is all. Order and crops are those
+            of the whole batch.
 
     Attributes:
         ahead: The largest number of batches that are being read at the same time.
@@ -131,6 +133,7 @@ class Loader:
         workers: int | None = None,
         allocate: Callable[[tuple[int, ...], type[np.uint8]], Pixels] = np.empty,
         numbers: Indices | None = None,
+        part: slice | None = None,
     ) -> None:
         height, width, _ = split.image_shape
         crop = (height, width) if crop is None else crop
@@ -158,13 +161,17 @@ class Loader:
         self._random_crop, self._pad, self._mirror = random_crop, pad, mirror
         self._shuffle, self._drop_last = shuffle, drop_last
         self._allocate = allocate
+        self._part = slice(0, batch) if part is None else part
+        own = len(range(batch)[self._part])
+        if part is not None and (not drop_last or own < 1):
+            raise ValueError(f"part must be of full batches, and not empty: {part}")
         self.steps_per_epoch = count // batch if drop_last else -(-count // batch)
         self._distortion = distortion
         self._thread = None if distortion.is_identity else ThreadPoolExecutor(1, "cconvnet-distort")
         self._pictures = split if area is None else split.original
         self._reader = self._pictures.open_reader(workers)
         # Batches being read, including the one that the consumer waits for.
-        self.ahead = 1 + max(1, -(-self._reader.in_flight // batch))
+        self.ahead = 1 + max(1, -(-self._reader.in_flight // own))
         self._closed = False
 
     def __enter__(self) -> Loader:
@@ -211,8 +218,9 @@ class Loader:
 
     def _begin(self, order: Indices, epoch: int, step: int) -> _Pending:
         """Return the batch while its images are still being written."""
-        first = step * self.batch
-        indices = order[first : first + self.batch].copy()
+        begin = step * self.batch
+        first = begin + self._part.start
+        indices = order[first : begin + self._part.stop].copy()
         count = len(indices)
         # Counter i gives image i of the epoch four words: top, left, mirror and one that is not used.
         words = _philox(self.seed, epoch, _CROP, first).random_raw(4 * count).reshape(count, 4)

@@ -52,7 +52,7 @@ class Ensemble:
             part = seen[start : start + 1024]
             probabilities = self.sum[part] / self.members[part, None]
             result = judge(probabilities, labels[part])
-            tally.add(result)
+            tally.add(Tally.of(result))
             if answers is not None:
                 answers.add(part, probabilities, result.rank)
         return tally
@@ -106,7 +106,7 @@ def evaluate_run(
                 result = judge(probabilities, batch.labels)
                 if ensemble is not None:
                     ensemble.add(batch.indices, probabilities)
-            tally.add(result)
+            tally.add(Tally.of(result))
             if answers is not None:
                 answers.add(batch.indices, probabilities, result.rank)
             stepped(done, loader.steps_per_epoch)

@@ -10,6 +10,7 @@ import numpy as np
 
 from cconvnet.console import percent
 from cconvnet.network import Network, StepResult
+from cconvnet.ranks.world import World
 
 
 @dataclasses.dataclass
@@ -30,14 +31,25 @@ class Tally:
     count: int = 0
     heads: dict[str, float] = dataclasses.field(default_factory=dict)
 
-    def add(self, result: StepResult) -> None:
-        """Add the images of a batch."""
-        self.loss += result.loss * result.count
-        self.wrong_top1 += int(np.count_nonzero(result.rank >= 1))
-        self.wrong_top5 += int(np.count_nonzero(result.rank >= 5))
-        self.count += result.count
-        for name, loss in result.head_losses.items():
-            self.heads[name] = self.heads.get(name, 0.0) + loss * result.count
+    @classmethod
+    def of(cls, result: StepResult) -> Tally:
+        """Return the sums over the images of a batch."""
+        return cls(
+            result.loss * result.count,
+            int(np.count_nonzero(result.rank >= 1)),
+            int(np.count_nonzero(result.rank >= 5)),
+            result.count,
+            {name: loss * result.count for name, loss in result.head_losses.items()},
+        )
+
+    def add(self, other: Tally) -> None:
+        """Add the sums over other images."""
+        self.loss += other.loss
+        self.wrong_top1 += other.wrong_top1
+        self.wrong_top5 += other.wrong_top5
+        self.count += other.count
+        for name, loss in other.heads.items():
+            self.heads[name] = self.heads.get(name, 0.0) + loss
 
     def clear(self) -> None:
         """Begin again with no image."""
@@ -71,23 +83,37 @@ class Tally:
 
 
 def evaluate(
-    network: Network, batches: Iterable[Any], stopped: Callable[[], bool] = lambda: False
+    network: Network,
+    batches: Iterable[Any],
+    stopped: Callable[[], bool] = lambda: False,
+    world: World | None = None,
 ) -> Tally | None:
     """Compute the loss and the errors of a network over batches of images.
 
     Args:
         network: The network.
-        batches: Batches of stored images.
+        batches: Batches of stored images, in the order of their numbers.
         stopped: Called before each batch; True ends the evaluation.
+        world: The ranks, each with other batches; the sums are added in the order of the images. None: there
+            is one.
 
     Returns:
-        The sums over all images, or None if `stopped` ended it.
+        The sums over all images, or None if `stopped` ended it on any rank.
     """
-    tally = Tally()
+    found: list[tuple[int, dict[str, Any]]] = []
+    ended = False
     for batch in batches:
-        if stopped():
-            return None
+        if ended := stopped():
+            break
         network.load(*batch.inputs)
         network.forward(train=False)
-        tally.add(network.result())
-    return tally
+        found.append((int(batch.indices[0]), vars(Tally.of(network.result()))))
+    each: list[tuple[bool, list[tuple[int, dict[str, Any]]]]] = [(ended, found)]
+    if world is not None:
+        each = world.share(each[0])
+    if any(ended for ended, _ in each):
+        return None
+    total = Tally()
+    for _, sums in sorted((one for _, own in each for one in own), key=lambda one: one[0]):
+        total.add(Tally(**sums))
+    return total

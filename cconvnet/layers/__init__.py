@@ -12,6 +12,7 @@ Modules, in reading order:
     blocks: first layers over blocks of pixels.
     weighted: the passes of all layers with weights.
     conv, local, fc: layers with weights.
+    factors: the weights' gradients of FC layers as products over all shards of a batch.
     neuron, pool, lrn, lrn_maxpool, contrast_norm, dropout: layers without weights.
     elementwise, eltmax, rearrange: sums, maxima and other arrangements of inputs.
     rbf: distances from codes.

@@ -15,6 +15,7 @@ from cconvnet._problem import InputProblem
 from cconvnet.devices import Device
 from cconvnet.nets import NetSpec
 from cconvnet.optim import FusedUpdates, Parameter, Piece
+from cconvnet.ranks.shares import Share
 
 # Takes memory on a device for as long as the network lives: (device, shape, dtype) -> array.
 Allocate = Callable[..., Any]
@@ -137,9 +138,11 @@ class Loaded:
 
     Attributes:
         count: how many images it has; 0 before one is loaded.
+        first_row: the place of its first image in the batch of which it is a shard.
     """
 
     count: int = 0
+    first_row: int = 0
 
 
 @dataclass(frozen=True)
@@ -352,6 +355,18 @@ class Layer:
     def statistics(self) -> dict[str, Any]:
         """The arrays of its first input's statistics, as the layer before takes them; empty: it has none."""
         return {}
+
+    def keep_factors(self, share: Share, allocate: Allocate) -> Any:
+        """Let backward passes keep the factors of the weights' gradients instead of computing these.
+
+        Args:
+            share: the shards of a batch.
+            allocate: takes memory for the factors.
+
+        Returns:
+            The cconvnet.layers.factors.Factors; None where gradients are fewer bytes or have no factors.
+        """
+        return None
 
     @property
     def can_measure(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import zlib
 from collections.abc import Sequence
 from typing import Any
@@ -16,28 +17,41 @@ class Dropout:
     """The dropout of a tensor x: its problems for training and testing.
 
     Attributes:
-        training: the problem of training.
+        training: returns the problem of training of a batch that begins at this row of the whole one.
         step: int64[1] on the device, added to the problem's subsequence.
         last: the problem of the last forward pass.
     """
 
     def __init__(self, spec: DropoutSpec, x: Tensor, site: Site) -> None:
         # No two layers and no two steps draw the same mask. A part draws its channels of the whole mask.
-        part_of_whole = {}
+        row = x.count // x.shape[0]
+        part_of_whole, rows = {"columns": row, "row_stride": row, "first": 0}, 1
         if x.channels != x.of_channels:
             part_of_whole = {"columns": x.channels, "row_stride": x.of_channels, "first": x.first}
+            rows = row // x.channels  # of an image
         # At test time everything is kept.
         self._test = self.last = DropoutProblem(x.count, 1.0, 1.0 if spec.inverted else spec.keep)
-        self.training = self._test
-        if spec.enabled:
-            scale = 1 / spec.keep if spec.inverted else 1.0
-            subsequence = zlib.crc32(spec.name.encode()) << 32
-            self.training = DropoutProblem(x.count, spec.keep, scale, site.seed, subsequence, **part_of_whole)
         self.step = site.step
+        self._loaded = site.loaded
+        scale = 1 / spec.keep if spec.inverted else 1.0
+        subsequence = zlib.crc32(spec.name.encode()) << 32
+
+        @functools.cache
+        def training(first_row: int) -> DropoutProblem:
+            if not spec.enabled:
+                return self._test
+            place = part_of_whole
+            if first_row == 0 and x.channels == x.of_channels:
+                place = {}
+            elif first_row:
+                place = {**place, "first_row": first_row * rows}
+            return DropoutProblem(x.count, spec.keep, scale, site.seed, subsequence, **place)
+
+        self.training = training
 
     def problem(self, train: bool) -> DropoutProblem:
         """Return the problem of a forward pass, and keep it as the last one."""
-        self.last = self.training if train else self._test
+        self.last = self.training(self._loaded.first_row) if train else self._test
         return self.last
 
 

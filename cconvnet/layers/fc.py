@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from typing import Any, Self
 
 from cconvnet._problem import FcProblem
-from cconvnet.layers.base import Site, Tensor, length
+from cconvnet.layers.base import Allocate, Site, Tensor, length
+from cconvnet.layers.factors import Factors, pays
 from cconvnet.layers.weighted import Branch, WeightedLayer
 from cconvnet.nets import FcSpec
+from cconvnet.ranks.shares import Share
 
 
 class FcLayer(WeightedLayer):
@@ -32,6 +34,13 @@ class FcLayer(WeightedLayer):
         """Make the layer with its dropout."""
         first, dropout = chain
         return cls(first, inputs, site, dropout)
+
+    def keep_factors(self, share: Share, allocate: Allocate) -> Factors | None:
+        """Keep inputs and output gradients from here on where these are fewer bytes; see Layer."""
+        if not pays(self.branches, share):
+            return None
+        self.factors = kept = Factors(self, share, allocate)
+        return kept
 
     def _branch(self, spec: FcSpec, x: Tensor, name: str, site: Site) -> Branch:
         outputs = site.share("outputs", spec.outputs)

@@ -94,6 +94,8 @@ class WeightedLayer(Layer):
         product: the sum of the products before such a function; otherwise the output.
         fused: whether the one product takes bias, ReLU and dropout along.
         dropout: the dropout after the activation function, None without one.
+        factors: keeps inputs and output gradients for the weights' gradients, which the backward pass then
+            does not compute; None without.
     """
 
     several_inputs = True
@@ -150,6 +152,7 @@ class WeightedLayer(Layer):
             self.neuron = NeuronProblem(self.output.count, spec.neuron.kind, spec.neuron.a, spec.neuron.b)
             # Its backward pass needs the product, so that it cannot work in place.
             self.product = site.allocate(site.device, y_shape, site.element)
+        self.factors: Any = None
         self.dropout: Dropout | None = None
         if dropout is not None:
             self.take_along(dropout)
@@ -244,6 +247,8 @@ class WeightedLayer(Layer):
             if branch.x.needs_gradient:
                 sums = epilogue is not None
                 needs.append(workspace_size(module, f"{self.type}_dgrad", branch.problem, sums=sums))
+        for problem in () if self.factors is None else self.factors.problems:
+            needs.append(workspace_size(module, f"{self.type}_wgrad", problem))
         return max(needs)
 
     def scratch_count(self) -> int:
@@ -301,7 +306,9 @@ class WeightedLayer(Layer):
                 self._pass("dgrad")(
                     branch.problem, dy, branch.weight.working, dx, self.workspace, stream, **options
                 )
-        for branch in self.branches:
+        if self.factors is not None:
+            self.factors.keep(dy)
+        for branch in self.branches if self.factors is None else ():
             weight, blocks = branch.weight, branch.blocks
             if updates is not None and weight.parameter.name in updates.frozen:
                 continue

@@ -25,6 +25,7 @@ Modules, in reading order:
     graph: the layers on their devices, the copies between them, and the order of both passes.
     places: layers that write their channels into a concatenation.
     memory: the allocation of arrays; gradients that share memory.
+    shards: gradients of the parts of a batch, summed over one process or several, and their updates.
     step: the forward pass, the backward pass, the update, and the captured step.
     batch: the arguments of Network.load, checked.
     outputs: activations on the host.

@@ -62,13 +62,12 @@ def find_bad(runner: Runner, backward: bool) -> Anomaly | None:
     return next((bad for check in checks for bad in check if bad is not None), None)
 
 
-def checked_accumulate(runner: Runner, step: int) -> Anomaly | None:
+def checked_accumulate(runner: Runner, step: int, ends_shard: bool) -> Anomaly | None:
     """Add a batch's gradients, unless a value is bad; see Network.checked_accumulate."""
     runner.begin(True, step)
     bad = find_bad(runner, backward=True)
     if bad is None:
-        runner.add_gradients()
-        runner.summed += 1
+        runner.add_gradients(ends_shard)
     return bad
 
 
@@ -83,7 +82,7 @@ def checked_step(
     runner.update(lr, momentum)
     for name, (parameter, tensor) in stateful(runner.graph.parameters).items():
         for piece in parameter.pieces:
-            bad = found_in(parameter.layer, "update", name, piece.device.host(getattr(piece, tensor)))
+            bad = found_in(parameter.layer, "update", name, piece.host(tensor))
             if bad is not None:
                 return bad
     return None

@@ -13,6 +13,7 @@ from cconvnet.nets import NetSpec
 from cconvnet.network.describe import describe
 from cconvnet.network.graph import Graph
 from cconvnet.network.memory import ShapesOnly
+from cconvnet.ranks.shares import Share
 from cconvnet.system import memory
 from cconvnet.system.memory import NotEnoughMemory
 
@@ -55,6 +56,7 @@ class Plan:
         precision: str = "fp32",
         fuse: bool = True,
         accumulates: bool = False,
+        share: Share | None = None,
     ) -> None:
         self._graph = Graph(
             spec,
@@ -65,6 +67,7 @@ class Plan:
             precision=precision,
             fuse=fuse,
             accumulates=accumulates,
+            share=share,
             memory=ShapesOnly(),
         )
         self.spec = spec

@@ -35,7 +35,9 @@ from cconvnet.nets import DATA, LayerSpec, NetSpec
 from cconvnet.nets.costs import labels_of, targets_of
 from cconvnet.network.memory import Memory, allocate_gradients, allocate_workspaces, join_losses
 from cconvnet.network.places import Places
+from cconvnet.network.shards import ShardedUpdates
 from cconvnet.optim import FusedUpdates, Parameter
+from cconvnet.ranks.shares import Share
 
 
 class Graph:
@@ -51,6 +53,7 @@ class Graph:
         fuse: whether layers are fused.
         accumulates: whether gradients of several batches can be summed.
         memory: allocates the arrays.
+        share: the shards of each batch that this process computes; None: whole batches.
 
     Attributes:
         layers: the spec's layers in order, of a split layer its parts. Fused layers are one.
@@ -68,7 +71,8 @@ class Graph:
         backward: the layers and copies of the backward pass, in its order.
         loaded: the batch that the passes work on.
         step: int64[1] on each device, by its name: the number of the step that runs, which dropout reads.
-        updates: what updates the parameters during the backward pass; None on several devices.
+        updates: what updates the parameters during the backward pass; None on several devices and for shards.
+        shards: what sums the gradients of shards and updates the parameters; None for whole batches.
         finished_by: the layers whose ReLU's and bias's gradients the reader's backward pass computes, and the
             reader, by their names.
         measured_by: the batch normalisations whose statistics the layer before computes with its output, and
@@ -89,6 +93,7 @@ class Graph:
         fuse: bool,
         accumulates: bool,
         memory: Memory,
+        share: Share | None = None,
     ) -> None:
         whole("batch", batch, 1)
         whole("seed", seed, 0, 2**64 - 1)
@@ -136,9 +141,9 @@ class Graph:
         self.answering = self._answering()
         # Backward is of use only where something before a layer, or the layer itself, learns.
         self.backward = [layer for layer in reversed(self._order) if layer.output.needs_gradient]
-        self._allocate_shared(fuse)
+        self._allocate_shared(fuse, share)
         self.accumulates = accumulates
-        self.summed_losses = self._allocate_sums() if accumulates else None
+        self.summed_losses = self._allocate_sums()
 
     @property
     def cost(self) -> CostLayer:
@@ -375,18 +380,23 @@ class Graph:
             if (id(layer.output) in read if layer.is_copy else layer.name not in heads)
         ]
 
-    def _allocate_shared(self, fuse: bool) -> None:
+    def _allocate_shared(self, fuse: bool, share: Share | None) -> None:
         """Allocate what layers share, gradients and workspaces, and what updates parameters."""
         element = self._site(self.devices[0]).element
         readers = collections.Counter(id(tensor) for layer in self._order for tensor in layer.inputs)
         for parameter in self.parameters.values():
             parameter.nesterov = self.spec.recipe.nesterov
         self.updates: FusedUpdates | None = None
-        if len(self.devices) == 1:
-            (device,) = self.devices
-            memory = self.memory
-            self.updates = FusedUpdates(self.parameters.values(), device, memory.allocate, memory.release)
-        self.losses = join_losses([*self.costs.values()], self.memory) if self.updates is not None else None
+        self.shards: ShardedUpdates | None = None
+        parameters, memory = [*self.parameters.values()], self.memory
+        if len(self.devices) > 1:
+            if share is not None:
+                raise ValueError(f"shards are for networks on one device, not on {len(self.devices)}")
+        elif share is not None:
+            self.shards = ShardedUpdates(parameters, self.backward, self.devices[0], memory, share)
+        else:
+            self.updates = FusedUpdates(parameters, self.devices[0], memory.allocate, memory.release)
+        self.losses = join_losses([*self.costs.values()], memory) if len(self.devices) == 1 else None
         if fuse:
             self._fuse_gradients(readers)
             self._fuse_statistics()
@@ -398,11 +408,17 @@ class Graph:
         self.workspace_bytes = _grown(before, self.memory)
 
     def _allocate_sums(self) -> Any:
-        """Allocate the sums of gradients, and return those of losses."""
-        for parameter in self.parameters.values():
-            for piece in parameter.pieces:
-                piece.gradients = self.memory.allocate(piece.device, piece.value.shape)
-        return None if self.losses is None else self.memory.allocate(self.devices[0], self.losses.shape)
+        """Allocate the sums of gradients where there are any, and return those of losses; None without."""
+        if self.accumulates and self.shards is not None:
+            self.shards.allocate_sums()
+        elif self.accumulates:
+            for parameter in self.parameters.values():
+                for piece in parameter.pieces:
+                    piece.gradients = self.memory.allocate(piece.device, piece.value.shape)
+        several = self.shards is not None and len(self.shards.share.own) > 1
+        if self.losses is None or not (self.accumulates or several):
+            return None
+        return self.memory.allocate(self.devices[0], self.losses.shape)
 
     def _fuse_gradients(self, readers: collections.Counter[int]) -> None:
         """Let backward passes compute the gradients of the ReLU and the bias of the layer before them."""

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from cconvnet.checks import whole
 from cconvnet.devices import Device
 from cconvnet.nets import NetSpec
 from cconvnet.nets.fold import fold
@@ -21,6 +22,7 @@ from cconvnet.network.outputs import output
 from cconvnet.network.state import copy_state, load_state, stateful
 from cconvnet.network.step import Observer, Runner, StepResult
 from cconvnet.optim import Parameter
+from cconvnet.ranks.shares import Share
 
 Array = np.ndarray[Any, Any]
 
@@ -42,6 +44,8 @@ class Network:
             Weights, momentum, sums, loss and statistics stay float32.
         fuse: whether layers are fused.
         accumulates: whether gradients of several batches can be summed, which takes memory for the sums.
+        share: the shards of each batch that this process computes, of `batch` images each; None: whole
+            batches. All processes must call connect(), and then make the same calls.
         needs: what memory must be free before any is allocated: for "training", for the "forward" pass alone,
             or for a "run" with its checkpoints; None: nothing is checked.
 
@@ -69,6 +73,7 @@ class Network:
         precision: str = "fp32",
         fuse: bool = True,
         accumulates: bool = False,
+        share: Share | None = None,
         needs: str | None = "training",
     ) -> None:
         options: dict[str, Any] = {
@@ -79,6 +84,7 @@ class Network:
             "precision": precision,
             "fuse": fuse,
             "accumulates": accumulates,
+            "share": share,
         }
         if needs is not None:
             footprint.check(footprint.Plan(spec, **options), needs)
@@ -94,8 +100,9 @@ class Network:
         self.parameters = self.graph.parameters
         self.memory = self.graph.memory.bytes
         self._mean: Array | None = None
-        if self.graph.updates is not None:
-            self.graph.updates.reset()
+        for updates in (self.graph.updates, self.graph.shards):
+            if updates is not None:
+                updates.reset()
         for parameter in self.parameters.values():
             parameter.reset()
 
@@ -126,6 +133,7 @@ class Network:
         shift: Array | None = None,
         scale: float = 1.0,
         targets: Mapping[str, Array] | None = None,
+        first_row: int = 0,
     ) -> None:
         """Take a batch to the devices.
 
@@ -141,6 +149,8 @@ class Network:
             shift: float[n, C], added to every pixel after the mean is subtracted; None: nothing.
             scale: then multiplies the pixels, in addition to the network's own scale.
             targets: of each L2 cost, by its layer: float[n, ...], with the shape of the cost's input.
+            first_row: the place of the first image in the batch of which this one is a shard; dropout draws
+                the masks of these places.
 
         Raises:
             ValueError: naming the argument that has a wrong type, shape or value.
@@ -156,7 +166,7 @@ class Network:
             self.runner.call(layer, layer.device, "load", layer.load, batch)
         for name, cost in graph.costs.items():
             cost.load(wanted[name])
-        graph.loaded.count = count
+        graph.loaded.count, graph.loaded.first_row = count, whole("first_row", first_row, 0)
 
     def train_step(self, step: int, lr: float | Mapping[str, float], momentum: float) -> None:
         """Run forward(train=True, step), backward() and update(lr, momentum), bit-identical to the three.
@@ -175,23 +185,32 @@ class Network:
         self._require_batch()
         self.runner.train_step(step, lr, momentum)
 
-    def accumulate(self, step: int) -> None:
+    def accumulate(self, step: int, ends_shard: bool = False) -> None:
         """Run forward(train=True, step) and backward(), and add the gradients to those of the next update.
 
         The update of the next train_step() or update() is by the mean of the gradients of all batches since
-        the last one. They are summed in the order of the batches.
+        the last one. They are summed in the order of the batches. Of a network with a share they are the
+        batches of one shard, and the update is by the mean over all shards.
 
         Args:
             step: selects the dropout masks; other than those of the other batches.
+            ends_shard: whether this is the last batch of a shard. It must not be the last shard of the step,
+                whose last batch is for train_step().
 
         Raises:
-            ValueError: the network has no cost, or was made without ``accumulates=True``.
+            ValueError: the network has no cost, or was made without ``accumulates=True`` or, to end a shard,
+                without a share.
         """
         self._require_cost()
         self._require_batch()
-        if not self.graph.accumulates:
+        self._require_sums(ends_shard)
+        self.runner.accumulate(step, ends_shard)
+
+    def _require_sums(self, ends_shard: bool) -> None:
+        if ends_shard and self.graph.shards is None:
+            raise ValueError("only a network made with a share has shards")
+        if not ends_shard and not self.graph.accumulates:
             raise ValueError("only a network made with accumulates=True sums gradients")
-        self.runner.accumulate(step)
 
     def forward(self, train: bool, step: int = 0) -> None:
         """Compute the activations of the loaded batch.
@@ -328,10 +347,11 @@ class Network:
         self._require_batch()
         return anomaly.find_bad(self.runner, backward)
 
-    def checked_accumulate(self, step: int) -> Anomaly | None:
+    def checked_accumulate(self, step: int, ends_shard: bool = False) -> Anomaly | None:
         """Run accumulate(), bit-identical, and stop behind the first value that is not finite."""
         self._require_batch()
-        return anomaly.checked_accumulate(self.runner, step)
+        self._require_sums(ends_shard)
+        return anomaly.checked_accumulate(self.runner, step, ends_shard)
 
     def checked_step(self, step: int, lr: float | Mapping[str, float], momentum: float) -> Anomaly | None:
         """Run train_step(), bit-identical, and stop behind the first value that is not finite.
@@ -351,13 +371,25 @@ class Network:
         """The seconds of these copies, each by itself; on GPUs other work runs during them."""
         return sum(copy.seconds for copy in self.graph.copies)
 
+    @property
+    def waited_seconds(self) -> float:
+        """The seconds that this process waited for gradients and weights of others since it was made."""
+        return 0.0 if self.graph.shards is None else self.graph.shards.waited
+
+    @property
+    def sent_bytes(self) -> int:
+        """The bytes of gradients and weights sent to other processes since the network was made."""
+        return 0 if self.graph.shards is None else self.graph.shards.sent_bytes
+
     # -- state --
 
     def state(self) -> dict[str, Array]:
         """Return host copies of all that training changes: "conv1.weight", "conv1.weight.velocity", ...
 
-        The state does not depend on where the layers are placed.
+        The state does not depend on where the layers are placed. On several ranks all must call it, and only
+        the first gets the momentum.
         """
+        self.collect()
         return copy_state(self.parameters)
 
     def load_state(self, state: dict[str, Array]) -> None:
@@ -367,6 +399,23 @@ class Network:
             ValueError: naming a missing, unknown or wrong tensor; nothing has been changed then.
         """
         load_state(self.spec.name, self.parameters, state)
+        if self.graph.shards is not None:
+            self.graph.shards.distribute()
+
+    def connect(self) -> None:
+        """Connect this network with those of other ranks, all of which must call it."""
+        if self.graph.shards is not None:
+            self.graph.shards.connect()
+
+    def broadcast(self) -> None:
+        """Set all that training changes to what it is on the first rank; all ranks must call it."""
+        if self.graph.shards is not None:
+            self.graph.shards.broadcast()
+
+    def collect(self) -> None:
+        """Bring the momentum of all ranks to the first, for its state; all ranks must call it."""
+        if self.graph.shards is not None:
+            self.graph.shards.collect()
 
     def state_shapes(self) -> dict[str, tuple[int, ...]]:
         """Return the shape of each tensor of the state."""

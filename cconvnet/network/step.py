@@ -18,7 +18,8 @@ from cconvnet import optim
 from cconvnet.devices import Device
 from cconvnet.layers import CostLayer, Layer
 from cconvnet.network.graph import Graph
-from cconvnet.optim import FusedUpdates, Parameter, Piece
+from cconvnet.network.shards import ShardedUpdates
+from cconvnet.optim import DeviceRates, FusedUpdates, Parameter, Piece
 
 Array = np.ndarray[Any, Any]
 
@@ -80,7 +81,7 @@ class Observer(Protocol):
         Args:
             owner: the layer whose pass it is, or the parameter that is updated.
             device: where it runs.
-            phase: "load", "forward", "check", "backward" or "update".
+            phase: "load", "forward", "check", "backward", "update", or "exchange" with other processes.
             work: the work.
             args: its arguments.
         """
@@ -117,6 +118,8 @@ class Runner:
     def begin(self, train: bool, step: int) -> None:
         """Begin a forward pass of the step of this number, which selects the dropout masks."""
         self.training, self.step = train, step
+        if self.graph.shards is not None:
+            self.graph.shards.begin_pass(self.summed)
         for device in self.graph.devices:
             device.fill(self.graph.step[device.name], np.array([step], np.int64))
 
@@ -148,12 +151,26 @@ class Runner:
         for layer in self.graph.backward:
             self.backward_layer(layer, updates)
         if updates is not None and updates.joined:
-            last = next(layer for layer in reversed(self.graph.backward) if layer.pieces)
+            last = self._last_learner
             with last.device as device:
                 self.call(last, device, "update", updates.finish)
 
+    @property
+    def _last_learner(self) -> Layer:
+        """The layer with parameters whose backward pass is the last."""
+        return next(layer for layer in reversed(self.graph.backward) if layer.pieces)
+
     def update(self, lr: float | Mapping[str, float], momentum: float) -> None:
         """Move every parameter by its gradient, or by the mean of it and those that are summed."""
+        if (shards := self.graph.shards) is not None:
+            shards.set_rates(lr, momentum)
+            self._watch_losses(shards)
+            shards.agree()
+            for layer in self.graph.backward:
+                self._begin_exchange(shards, layer)
+            self._finish(shards)
+            self.summed = shards.pushed = 0
+            return
         self._average()
         self.summed, self._finite = 0, True
         for piece, rate, kept in optim.moves(self.graph.parameters.values(), lr, momentum):
@@ -193,12 +210,34 @@ class Runner:
 
     # -- gradients of several batches --
 
-    def add_gradients(self) -> None:
+    def add_gradients(self, ends_shard: bool) -> None:
         """Add the gradients of the last backward pass, and the losses, to the sums."""
-        first = self.summed == 0
-        for piece in self._pieces:
-            self.call(piece.parameter, piece.device, "update", piece.add_gradient, first)
-        self._add_losses(first)
+        self._add_gradients(ends_shard)
+        self._count(ends_shard)
+
+    def _add_gradients(self, ends_shard: bool) -> None:
+        if (shards := self.graph.shards) is not None:
+            last = self._last_learner
+            if ends_shard:
+                self.call(last, last.device, "update", shards.end_shard, self.summed)
+            else:
+                self.call(last, last.device, "update", shards.add_gradients, self.summed == 0)
+        else:
+            for piece in self._pieces:
+                self.call(piece.parameter, piece.device, "update", piece.add_gradient, self.summed == 0)
+        self._add_losses(self._is_first)
+
+    def _count(self, ends_shard: bool) -> None:
+        if ends_shard and self.graph.shards is not None:
+            self.graph.shards.pushed += 1
+            self.summed = 0
+        else:
+            self.summed += 1
+
+    @property
+    def _is_first(self) -> bool:
+        """True if no batch of the step has its gradients summed yet."""
+        return self.summed == 0 and (self.graph.shards is None or self.graph.shards.pushed == 0)
 
     @property
     def _pieces(self) -> list[Piece]:
@@ -220,21 +259,31 @@ class Runner:
                     cost, device, "check", add, losses if first else total, losses, total, device.stream
                 )
 
-    def accumulate(self, step: int) -> None:
+    def accumulate(self, step: int, ends_shard: bool) -> None:
         """Run the forward and the backward pass, and add the gradients; see Network.accumulate."""
         self.begin(True, step)
         self.forward_inputs()
-        if self.graph.updates is None:
-            self._accumulate()
+        work = functools.partial(self._accumulate, ends_shard)
+        if len(self.graph.devices) > 1:
+            work()
             self._finite &= self.result().finite
         else:
-            self._replayed(("accumulate", self.count, self.summed == 0), self._accumulate)
-        self.summed += 1
+            self._replayed(("accumulate", ends_shard, *self._key), work)
+        self._count(ends_shard)
 
-    def _accumulate(self) -> None:
+    def _accumulate(self, ends_shard: bool) -> None:
         self.forward(True)
         self.backward()
-        self.add_gradients()
+        self._add_gradients(ends_shard)
+
+    @property
+    def _key(self) -> tuple[int, ...]:
+        """The values on which captured work depends that it does not read from the device, but for rates.
+
+        They are the number of images, the first image's place, and the batches and shards that are summed.
+        """
+        pushed = 0 if self.graph.shards is None else self.graph.shards.pushed
+        return self.count, self.graph.loaded.first_row, self.summed, pushed
 
     # -- a whole step --
 
@@ -242,13 +291,21 @@ class Runner:
         """Run all passes and the update; see Network.train_step."""
         self.begin(True, step)
         self.forward_inputs()
+        if (shards := self.graph.shards) is not None:
+            shards.set_rates(lr, momentum)
+            work = functools.partial(self._step_of_shards, shards)
+            if shards.can_be_captured:
+                self._replayed((shards.frozen, *self._key), work)
+            else:
+                work()
+            self.summed = shards.pushed = 0
+            return
         if (updates := self.graph.updates) is None:
             self._step_on_several(lr, momentum)
             return
         updates.set_rates(lr, momentum)
-        # The captured work depends on what it does not read from the device: the number of images, the
-        # frozen parameters, those that move together, and the number of batches.
-        key = (self.count, updates.frozen, updates.joined, self.summed)
+        # Also the frozen parameters, and those that move together.
+        key = (updates.frozen, updates.joined, *self._key)
         self._replayed(key, functools.partial(self._step_on_one, updates))
         self.summed = 0
 
@@ -263,22 +320,48 @@ class Runner:
     def _step_on_one(self, updates: FusedUpdates) -> None:
         """A step behind its inputs on one device."""
         self.forward(True)
-        cost, losses = self.graph.cost, self.graph.losses
-        if self.summed:
-            self._add_losses(False)
-            losses = self.graph.summed_losses
-        with cost.device as device:
-            watch = device.module.watch_losses
-            self.call(cost, device, "check", watch, losses, updates.halt, device.stream)
+        self._watch_losses(updates)
         if not self.summed:
             self.backward(updates)
             return
         self.backward()
         self._average()
+        cost = self.graph.cost
         with cost.device as device:
             for piece in self._pieces:
                 self.call(piece.parameter, device, "update", updates.apply, piece)
             self.call(cost, device, "update", updates.finish)
+
+    def _watch_losses(self, updates: DeviceRates) -> None:
+        """Halt the update on the device if a loss of the step is not finite."""
+        cost, losses = self.graph.cost, self.graph.losses
+        if not self._is_first:
+            self._add_losses(False)
+            losses = self.graph.summed_losses
+        with cost.device as device:
+            watch = device.module.watch_losses
+            self.call(cost, device, "check", watch, losses, updates.halt, device.stream)
+
+    def _step_of_shards(self, shards: ShardedUpdates) -> None:
+        """The last batch of this process's shards, behind its inputs, the exchange and the update."""
+        self.forward(True)
+        self._watch_losses(shards)
+        shards.agree()
+        for layer in self.graph.backward:
+            self.backward_layer(layer, None)
+            self._begin_exchange(shards, layer)
+        self._finish(shards)
+
+    def _begin_exchange(self, shards: ShardedUpdates, layer: Layer) -> None:
+        """Begin to exchange what a layer's backward pass has completed."""
+        if layer.pieces:
+            with layer.device as device:
+                self.call(layer, device, "exchange", shards.begin_exchange, layer, self.summed)
+
+    def _finish(self, shards: ShardedUpdates) -> None:
+        last = self._last_learner
+        with last.device as device:
+            self.call(last, device, "exchange", shards.finish)
 
     def _replayed(self, key: Any, work: Callable[[], None]) -> None:
         """Do work on one device: run, captured the second time, then replayed."""

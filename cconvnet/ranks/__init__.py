@@ -6,6 +6,10 @@ Modules, in reading order:
 
 - ``launch`` finds out from the environment whether a launcher started several processes.
 - ``world`` passes values and arrays between the ranks.
+- ``cores`` divides a host's cores and devices among its ranks.
+- ``tree`` is the order in which the sums over the shards of a batch are added.
+- ``shares`` are the parts of each batch that a rank computes.
+- ``wires`` moves gradients and weights between ranks by MPI, ``nccl`` between GPUs by NCCL.
 - ``watchdog`` ends all ranks if they cannot go on.
 - ``verdict`` finds the rank at fault.
 """

@@ -99,6 +99,15 @@ class World:
         if not array.flags.c_contiguous:
             raise ValueError("array must be C-contiguous")
 
+    def collect_array(self, own: NDArray[Any], whole: NDArray[Any]) -> None:
+        """Copy the arrays of all ranks to rank 0.
+
+        Args:
+            own: Of the same shape and type on all ranks, C-contiguous.
+            whole: On rank 0, C-contiguous: an array of each rank's, in the order of ranks.
+        """
+        whole[0] = own
+
     def share(self, value: Any) -> list[Any]:
         """Return the values of all ranks, in the order of ranks.
 
@@ -199,6 +208,10 @@ class _Joined(World):
     def broadcast_array(self, array: NDArray[Any]) -> None:
         super().broadcast_array(array)
         self.wait([self.comm.Ibcast(array.reshape(-1).view(np.uint8))])
+
+    def collect_array(self, own: NDArray[Any], whole: NDArray[Any]) -> None:
+        everyones = whole.reshape(-1).view(np.uint8) if self.first else None
+        self.wait([self.comm.Igather(own.reshape(-1).view(np.uint8), everyones)])
 
     def share(self, value: Any) -> list[Any]:
         text = np.frombuffer(json.dumps(value).encode(), np.uint8)

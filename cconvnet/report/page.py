@@ -18,6 +18,8 @@ from cconvnet.report.words import day, duration, percent
 from cconvnet.runs import data_name, overview
 from cconvnet.runs.history import TOP5_FROM, History
 from cconvnet.runs.overview import Overview
+from cconvnet.runs.rank_waits import read_waits
+from cconvnet.runs.reading import read_log
 
 _TRAINING_IMAGES = 1000  # searched for the nearest: more would take minutes
 TEST_IMAGES = 10_000  # those of CIFAR-10; of ImageNet a part, so that a page takes minutes without a GPU
@@ -146,6 +148,20 @@ def _looks(opened: Opened, stepped: Stepped) -> list[_Section]:
     ]
 
 
+def _ranks(history: History) -> tuple[str, str | None]:
+    """Return the number of ranks, "-" for one, and how they waited for each other."""
+    settings = history.config["settings"]
+    images = settings["batch"] * settings.get("accumulate", 1)
+    waits = read_waits(read_log(history.path), images)
+    if waits is None:
+        return "-", None
+    return (
+        f"{len(waits.waited)}",
+        f"waiting {percent(waits.share)} of the time, for rank {waits.slowest} most of all; each sent "
+        f"{waits.bytes_per_second / 1e6:,.0f} MB/s",
+    )
+
+
 def _header(title: str, history: History, about: Overview) -> Markup:
     settings = history.config["settings"]
     badge = tag("span", about.state, class_=f"badge {about.state}")
@@ -165,6 +181,7 @@ def _header(title: str, history: History, about: Overview) -> Markup:
         ("Training time", duration(about.seconds), f"{steps:,} steps of {settings['batch']:,}"),
         ("Speed", f"{about.images_per_second:,.0f}" if about.images_per_second else "-", "images per second"),
         ("Device", about.device or "-", about.precision),
+        ("Ranks", *_ranks(history)),
         ("Parameters", f"{about.parameters:,}" if about.parameters else "-", None),
     ]
     return tag(

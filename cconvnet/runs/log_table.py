@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from cconvnet.errors import nearest
+from cconvnet.runs.rank_waits import OF_RANKS, by_rank
 from cconvnet.runs.reading import read_config, read_log
 
 # The lines of a log, by the value that only they have, and their columns in order.
@@ -58,7 +59,8 @@ def log_table(run: Path, kind: str = "epochs") -> tuple[list[str], list[list[Any
     Columns of ``steps``, a row for each window of steps: ``step`` and ``epoch`` at its end, ``loss`` and
     ``train_error_top1`` as means over it, ``lr``, ``images_per_second``, and ``copied_bytes`` and
     ``copy_seconds`` for copies between devices. A parameter with a rate of its own has a column ``lr.NAME``,
-    a cost that runs in training only a column ``loss.NAME``.
+    a cost that runs in training only a column ``loss.NAME``. Of a run of several ranks, ``ranks``,
+    ``slowest_rank``, and ``wait_seconds.N`` and ``sent_bytes.N`` of each.
 
     Columns of ``checkpoints``, a row for each that was written: ``step``, ``epoch``, ``checkpoint`` (the
     file), ``bytes``, ``stall_seconds`` (for which training paused), ``write_seconds`` (in the background).
@@ -84,6 +86,8 @@ def log_table(run: Path, kind: str = "epochs") -> tuple[list[str], list[list[Any
         if mark in line:
             other = {f"loss.{name}": loss for name, loss in line.pop("head_losses", {}).items()}
             other |= {f"lr.{name}": rate for name, rate in line.pop("lr_other", {}).items()}
+            other |= by_rank(line)
+            line = {name: value for name, value in line.items() if name not in OF_RANKS}
             found.append({"lr": lr, **line, **other} if "lr" in columns else line)
     names = list(dict.fromkeys([*columns, *(name for line in found for name in line)]))
     return names, [[line.get(name) for name in names] for line in found]

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from cconvnet.runs.rank_waits import by_rank
 from cconvnet.system.installation import pip_install
 
 Array = np.ndarray[Any, Any]
@@ -67,7 +68,8 @@ def scalars(line: dict[str, Any]) -> dict[str, float]:
     charts = _OF_EPOCHS if "test_loss" in line else _OF_STEPS if "loss" in line else {}
     found = {chart: line[key] for key, chart in charts.items() if key in line}
     found |= {f"loss/{name}": loss for name, loss in line.get("head_losses", {}).items()}
-    return found | {f"lr/{name}": rate for name, rate in line.get("lr_other", {}).items()}
+    found |= {f"lr/{name}": rate for name, rate in line.get("lr_other", {}).items()}
+    return found | {f"ranks/{name}": value for name, value in by_rank(line).items()}
 
 
 class EventFile:

@@ -10,14 +10,22 @@ from cconvnet.network import Network
 from cconvnet.runs.folder import Run
 from cconvnet.training.settings import Progress, Settings
 from cconvnet.training.stopping import Failures
+from cconvnet.training.team import Team
 
 
 class Log:
     """The log of a run in training: a line for each window of steps, each epoch and each checkpoint."""
 
     def __init__(
-        self, run: Run, network: Network, progress: Progress, steps_per_epoch: int, failures: Failures
+        self,
+        run: Run,
+        network: Network,
+        progress: Progress,
+        steps_per_epoch: int,
+        failures: Failures,
+        team: Team,
     ) -> None:
+        self._team = team
         self._run, self._network, self._progress = run, network, progress
         self._steps_per_epoch, self._failures = steps_per_epoch, failures
         # Seconds and images of training when the last line was written.
@@ -66,6 +74,7 @@ class Log:
                 "images_per_second": round(self._images_per_second(), 1),
                 "copied_bytes": progress.window_bytes,
                 "copy_seconds": round(progress.window_seconds, 6),
+                **self._team.take_waits(),
             }
         )
         progress.window.clear()

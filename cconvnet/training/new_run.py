@@ -17,8 +17,9 @@ from cconvnet.data.datasets.arrays import NAME as ARRAYS
 from cconvnet.data.preprocessing import CURRENT
 from cconvnet.devices import Device
 from cconvnet.formats.netfiles import resolve
-from cconvnet.nets import NetSpec, place
+from cconvnet.nets import NetSpec, TrainRecipe, place
 from cconvnet.network import Network
+from cconvnet.ranks.world import World
 from cconvnet.runs.checkpoint import KEEP
 from cconvnet.runs.folder import Run, check_new, new_folder
 from cconvnet.system.outputs import check_folder, write_output
@@ -26,6 +27,7 @@ from cconvnet.training import option_files
 from cconvnet.training.options import Options
 from cconvnet.training.preparation import (
     absolute_data,
+    check_shards,
     chosen_net,
     configuration,
     keep_arrays,
@@ -41,6 +43,7 @@ def new_run(
     options: Options,
     devices: list[Device],
     reporter: Reporter,
+    world: World,
     weights: Callable[[Network], dict[str, np.ndarray[Any, Any]]] | None = None,
     arrays: Arrays | None = None,
     keep: bool | None = None,
@@ -51,6 +54,7 @@ def new_run(
         options: What the user asks for.
         devices: Where the network is.
         reporter: Prints what was found and chosen.
+        world: The ranks; this is the first.
         weights: Returns the state that the network begins with; None: random weights.
         arrays: The data, instead of ``options.data``.
         keep: Whether the run's folder keeps the arrays; see preparation.keep_arrays().
@@ -71,12 +75,16 @@ def new_run(
     for note in notes:
         reporter.say(f"{net}: {note}")
     spec = place(spec, options.place or {})
-    batch = _batch(options, spec, source, reporter)
+    shards = world.size if options.shards is None else options.shards
+    check_shards(shards, world)
+    batch = _batch(options, spec, source, shards, reporter)
     towers = len(devices) if options.towers is None else options.towers
-    options = dataclasses.replace(options, data=where, size=size, batch=batch, towers=towers)
+    options = dataclasses.replace(options, data=where, size=size, batch=batch, towers=towers, shards=shards)
     settings = Settings.chosen(options, spec, source)
+    if options.lr is None and (advice := linear_rule(settings, spec.recipe)):
+        reporter.say(advice)
     spec = settings.applied_to(spec)
-    network = make_network(spec, settings, devices, options)
+    network = make_network(spec, settings, devices, options, world)
     rates_of(settings, network)  # refuses rates of layers that the network lacks
     if weights is not None:
         network.load_state(weights(network))
@@ -90,28 +98,49 @@ def new_run(
         if weights is None:  # given ones could not be repeated
             text = option_files.text_of_run(options, settings)
             write_output(run.path / option_files.NAME, [text.encode()])
-        return Trainer(run, settings, network, source, reporter)
+        return Trainer(run, settings, network, source, reporter, world)
     except BaseException:
         run.close()
         raise
 
 
-def _batch(options: Options, spec: NetSpec, source: data.Source, reporter: Reporter) -> int:
-    """Return the images of a batch; a recipe's is lowered if a step has more than the training images."""
+def linear_rule(settings: Settings, recipe: TrainRecipe) -> str:
+    """Return advice on the rate of a step that is larger than the recipe's; nothing if it is not.
+
+    Source: Goyal et al. 2017, "Accurate, large minibatch SGD", section 2.1.
+    """
+    times = settings.step_images / recipe.batch
+    if times < 2:
+        return ""
+    return (
+        f"lr: {settings.lr:g}, that of {recipe.batch:,} images a step; by the linear rule "
+        f"{settings.step_images:,} want --lr {settings.lr * times:g}, with --warmup 5"
+    )
+
+
+def _batch(options: Options, spec: NetSpec, source: data.Source, shards: int, reporter: Reporter) -> int:
+    """Return the images of a batch; a recipe's is lowered if a step has more than the training images.
+
+    It is a multiple of the number of shards.
+    """
     accumulate = options.accumulate or 1
     found, most = len(source.train), len(source.train) // accumulate
     times = "" if accumulate == 1 else f" {accumulate:,} times"
     if most < 1:
         raise ValueError(f"--accumulate {accumulate:,} is more than the {found:,} training images")
+    if most < shards:
+        raise ValueError(f"--shards {shards:,}{times} is more than the {found:,} training images")
     if options.batch is None:
-        if spec.recipe.batch <= most:
-            return spec.recipe.batch
-        reporter.say(
-            f"batch: {most:,}{times}, all training images, instead of {spec.name}'s {spec.recipe.batch:,}"
-        )
-        return most
+        batch = min(spec.recipe.batch, most)
+        chosen = max(batch // shards, 1) * shards
+        why = "all training images" if chosen == most else f"a multiple of {shards:,} shards"
+        if chosen != spec.recipe.batch:
+            reporter.say(f"batch: {chosen:,}{times}, {why}, instead of {spec.name}'s {spec.recipe.batch:,}")
+        return chosen
     if options.batch > most:
         raise ValueError(
             f"--batch {options.batch:,}{times} is larger than the {found:,} training images of {source.name}"
         )
+    if options.batch % shards:
+        raise ValueError(f"--batch {options.batch:,} must be a multiple of --shards {shards:,}")
     return options.batch

@@ -16,13 +16,25 @@ NumPy is not imported here, so that ``--help`` answers at once.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from cconvnet import nets
-from cconvnet.checks import MAX_INT32, MAX_SEED, MAX_SIDE, MAX_TOWERS
+from cconvnet.checks import MAX_INT32, MAX_SEED, MAX_SHARDS, MAX_SIDE, MAX_TOWERS
 from cconvnet.nets import Distortion, LrStep, NetSpec, RateCurve, TrainRecipe
+from cconvnet.training.option import (
+    DATA,
+    DEVICES,
+    IMAGES,
+    LENGTH,
+    NETWORK,
+    RATES,
+    RUN,
+    OnResume,
+    Option,
+    described,
+    field,
+)
 from cconvnet.training.option_values import (
     Range,
     Real,
@@ -43,6 +55,7 @@ __all__ = [
     "AUTO",
     "DESCRIPTIONS",
     "MAX_WORKERS",
+    "RUN",
     "Option",
     "Options",
     "Range",
@@ -62,63 +75,15 @@ __all__ = [
 AUTO = Path("auto")  # the value of --resume for "whatever there is to resume"
 MAX_WORKERS = 4096  # as many as the largest machines have cores
 
-# A resumed run takes or refuses a value that differs from its own.
-OnResume = Literal["take", "refuse"]
-
-# The groups of options in the help, in its order.
-NETWORK, DATA, IMAGES = "Network", "Data", "Images and augmentation"
-LENGTH, RATES, RUN, DEVICES = "Length and batch", "Rates and updates", "Run", "Devices"
-
-
-@dataclasses.dataclass(frozen=True)
-class Option:
-    """The description of one option.
-
-    Attributes:
-        panel: The group of options in the help.
-        help: A sentence for users.
-        metavar: The placeholder of the value in the help; None for an option without a value.
-        flag: The name on the command line; empty: that of the field, with dashes. A slash separates the name
-            that turns it off: ``--mirror/--no-mirror``.
-        setting: The name of the run's setting; empty: that of the field.
-        range: The allowed values, if they are fewer than those of the type.
-        parse: Turns the text of the command line, or a plain form, into the value, if the type is not one of
-            typer's.
-        recipe: The attribute of a network's recipe that a new run takes if the option is not given.
-        otherwise: The value that a new run takes if neither the option nor a recipe gives one.
-        on_resume: Whether a resumed run takes or refuses a value other than its own; None: the option is for
-            one session and no setting of the run.
-        choices: Values that a shell offers when it completes a word.
-    """
-
-    panel: str
-    help: str
-    metavar: str | None = None
-    flag: str = ""
-    setting: str = ""
-    range: Range | None = None
-    parse: Callable[[Any], Any] | None = None
-    recipe: str | None = None
-    otherwise: Any = None
-    on_resume: OnResume | None = None
-    choices: tuple[str, ...] | None = None
-
-    @property
-    def name(self) -> str:
-        """The name on the command line that errors use, such as ``--lr``."""
-        return self.flag.partition("/")[0]
-
-
-def _option(panel: str, help: str, metavar: str | None = None, *, default: Any = None, **more: Any) -> Any:
-    """Make the field of an option."""
-    return dataclasses.field(default=default, metadata={"option": Option(panel, help, metavar, **more)})
+# Types of gradients between ranks, and orders in which they are added; see cconvnet.ranks.shares.
+WIRES, REDUCTIONS, EXCHANGES = ("fp32", "bf16"), ("tree", "fast"), ("auto", "gradients")
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
     """The options of a training. None leaves the choice to the network's recipe, or to the resumed run."""
 
-    net: str | NetSpec | None = _option(
+    net: str | NetSpec | None = field(
         NETWORK,
         f"Network: {', '.join(nets.NAMES)}; or a file: .py, which defines net or build(image_shape, "
         "classes), or .json, as describe --json writes it. lenet if not given.",
@@ -126,38 +91,38 @@ class Options:
         parse=str,
         choices=nets.NAMES,
     )
-    layer_def: Path | None = _option(
+    layer_def: Path | None = field(
         NETWORK, "Layers of a network in cuda-convnet's format, instead of --net.", "FILE"
     )
-    layer_params: Path | None = _option(NETWORK, "Parameters that go with --layer-def.", "FILE")
-    data: str | None = _option(
+    layer_params: Path | None = field(NETWORK, "Parameters that go with --layer-def.", "FILE")
+    data: str | None = field(
         DATA,
         "Folder of images (train/CLASS/*.jpg and test/CLASS/*.jpg), of shards, of ILSVRC-2012's or "
         "WebDataset tars, of MNIST's or CIFAR-10's files, or 'digits', the embedded default.",
         "FOLDER",
         on_resume="take",
     )
-    size: int | None = _option(
+    size: int | None = field(
         DATA,
         "Side in pixels that images are resized to before crops.",
         "PIXELS",
         range=Whole(1, MAX_SIDE),
         on_resume="refuse",
     )
-    workers: int | None = _option(
+    workers: int | None = field(
         DATA,
         "Number of processes that decode images; chosen automatically if not given.",
         "N",
         range=Whole(0, MAX_WORKERS),
     )
-    crop: int | None = _option(
+    crop: int | None = field(
         IMAGES,
         "Side in pixels of the squares that are cut out of images; the network's own if not given, else "
         "whole images.",
         "PIXELS",
         range=Whole(1, MAX_SIDE),
     )
-    random_crop: bool | None = _option(
+    random_crop: bool | None = field(
         IMAGES,
         "Train on crops at random places instead of the centre; tests read the centre. If not given: as the "
         "network's recipe, and with --pad.",
@@ -166,7 +131,7 @@ class Options:
         recipe="crop",
         on_resume="take",
     )
-    random_resized_crop: bool | None = _option(
+    random_resized_crop: bool | None = field(
         IMAGES,
         "Train on a part of each picture, of any area, proportions and place, resized to the network's "
         "input; tests read the centre. If not given: as the network's recipe, and with --area.",
@@ -174,7 +139,7 @@ class Options:
         recipe="random_resized_crop",
         on_resume="take",
     )
-    area: tuple[float, float] | None = _option(
+    area: tuple[float, float] | None = field(
         IMAGES,
         "Least and largest part of a picture's area that random-resized crops cover; the network's own, else "
         "0.08,1, if not given.",
@@ -183,7 +148,7 @@ class Options:
         recipe="area",
         on_resume="take",
     )
-    pad: int | None = _option(
+    pad: int | None = field(
         IMAGES,
         "Let random crops reach this far into zeros around the image, after the mean is subtracted; the "
         "network's own if not given. Tests read the image without them.",
@@ -192,14 +157,14 @@ class Options:
         recipe="pad",
         on_resume="take",
     )
-    mirror: bool | None = _option(
+    mirror: bool | None = field(
         IMAGES,
         "Mirror half of the training images, at random; the network's own if not given.",
         flag="--mirror/--no-mirror",
         recipe="mirror",
         on_resume="take",
     )
-    color_noise: float | None = _option(
+    color_noise: float | None = field(
         IMAGES,
         "Strength of the colour noise in training, 0 for none; the network's own if not given.",
         "SIGMA",
@@ -207,7 +172,7 @@ class Options:
         recipe="color_noise",
         on_resume="take",
     )
-    distort: Distortion | None = _option(
+    distort: Distortion | None = field(
         IMAGES,
         "Distort training images, anew in each epoch, by at most rotation=15 degrees, scaling=15 and "
         "translation=5 percent, and an elastic field of alpha=36 and sigma=6 pixels, separated by commas; or "
@@ -217,7 +182,7 @@ class Options:
         recipe="distort",
         on_resume="take",
     )
-    batch: int | None = _option(
+    batch: int | None = field(
         LENGTH,
         "Images per step; the network's own if not given.",
         "N",
@@ -225,7 +190,7 @@ class Options:
         recipe="batch",
         on_resume="refuse",
     )
-    accumulate: int | None = _option(
+    accumulate: int | None = field(
         LENGTH,
         "Batches per step: the update is by the mean of their gradients, so that N times as many images fit "
         "into memory; 1 if not given.",
@@ -234,7 +199,17 @@ class Options:
         otherwise=1,
         on_resume="refuse",
     )
-    epochs: int | None = _option(
+    shards: int | None = field(
+        LENGTH,
+        "Equal parts of each batch, which are computed alone and whose gradients are added in one fixed "
+        "order. From 1 to so many ranks (mpiexec -n N) train the run, to the same bits; as many as ranks if "
+        "not given.",
+        "N",
+        range=Whole(1, MAX_SHARDS),
+        otherwise=1,
+        on_resume="refuse",
+    )
+    epochs: int | None = field(
         LENGTH,
         "Number of passes over the training images.",
         "N",
@@ -242,10 +217,10 @@ class Options:
         recipe="epochs",
         on_resume="take",
     )
-    steps: int | None = _option(
+    steps: int | None = field(
         LENGTH, "Stop when the run has done this many steps in all.", "N", range=Whole()
     )
-    seed: int | None = _option(
+    seed: int | None = field(
         LENGTH,
         "Random seed for weights, order, crops and dropout; 0 if not given.",
         "N",
@@ -253,7 +228,7 @@ class Options:
         otherwise=0,
         on_resume="refuse",
     )
-    lr: float | None = _option(
+    lr: float | None = field(
         RATES,
         "Learning rate at the beginning, after the warm-up if there is one.",
         "RATE",
@@ -261,7 +236,7 @@ class Options:
         recipe="lr",
         on_resume="take",
     )
-    lr_schedule: RateCurve | None = _option(
+    lr_schedule: RateCurve | None = field(
         RATES,
         "Curve of the rate over the run: constant; cosine, linear or poly:POWER, which end at 0; cosine:END, "
         "linear:END or exp:END, which end at this part of the rate; or epochs:FACTOR, such as epochs:0.993, "
@@ -273,7 +248,7 @@ class Options:
         recipe="schedule",
         on_resume="take",
     )
-    lr_steps: tuple[LrStep, ...] | None = _option(
+    lr_steps: tuple[LrStep, ...] | None = field(
         RATES,
         "Epochs at which the rate is divided by 10, such as 60,75, or none; the network's own if not given.",
         "EPOCHS",
@@ -281,7 +256,7 @@ class Options:
         recipe="steps",
         on_resume="take",
     )
-    lr_plateau: int | None = _option(
+    lr_plateau: int | None = field(
         RATES,
         "Also divide the rate by 10 when the test error has not fallen for N epochs, or none for never; the "
         "network's own if not given.",
@@ -291,7 +266,7 @@ class Options:
         recipe="plateau",
         on_resume="take",
     )
-    warmup: float | None = _option(
+    warmup: float | None = field(
         RATES,
         "Epochs, such as 0.5 or 5, over which the rate first rises to --lr, linearly; the network's own if "
         "not given.",
@@ -300,7 +275,7 @@ class Options:
         recipe="warmup",
         on_resume="take",
     )
-    warmup_from: float | None = _option(
+    warmup_from: float | None = field(
         RATES,
         "First rate of the warm-up, as a part of --lr; the network's own, else 0.1, if not given.",
         "FRACTION",
@@ -308,7 +283,7 @@ class Options:
         recipe="warmup_from",
         on_resume="take",
     )
-    lr_scale: dict[str, float] | None = _option(
+    lr_scale: dict[str, float] | None = field(
         RATES,
         "Multiply the rates of layers, such as conv1=0.1,fc8=2. A resumed run keeps its other factors; 1 "
         "undoes one.",
@@ -316,10 +291,10 @@ class Options:
         parse=parse_lr_scale,
         range=RealOfEach(Real(low=0)),
     )
-    freeze: tuple[str, ...] | None = _option(
+    freeze: tuple[str, ...] | None = field(
         RATES, "Layers that do not learn, such as conv1,conv2: factor 0.", "LAYERS", parse=parse_freeze
     )
-    momentum: float | None = _option(
+    momentum: float | None = field(
         RATES,
         "Momentum of the updates; the network's own if not given. A layer's own momentum stays.",
         "FACTOR",
@@ -327,14 +302,14 @@ class Options:
         recipe="momentum",
         on_resume="take",
     )
-    nesterov: bool | None = _option(
+    nesterov: bool | None = field(
         RATES,
         "Take Nesterov's momentum, whose updates look one step ahead; the network's own if not given.",
         flag="--nesterov/--no-nesterov",
         recipe="nesterov",
         on_resume="take",
     )
-    weight_decay: float | None = _option(
+    weight_decay: float | None = field(
         RATES,
         "Weight decay of the weights of all layers; biases then have none. The network's own, layer by "
         "layer, if not given.",
@@ -342,7 +317,7 @@ class Options:
         range=Real(low=0),
         on_resume="take",
     )
-    label_smoothing: float | None = _option(
+    label_smoothing: float | None = field(
         RATES,
         "Part of the target that all classes share alike in training, such as 0.1; losses of tests are "
         "without it. The network's own if not given.",
@@ -350,48 +325,67 @@ class Options:
         range=Real(low=0, high=1),
         on_resume="take",
     )
-    out: Path | None = _option(RUN, "Folder of the run; runs/NET-DATA-TIME if not given.", "FOLDER")
-    resume: Path | None = _option(
+    wire: str | None = field(
+        DEVICES,
+        "Type of gradients between ranks: fp32, or bf16, to which those of each shard are rounded; their "
+        "sums stay fp32. fp32 if not given.",
+        "NAME",
+        choices=WIRES,
+        otherwise="fp32",
+        on_resume="take",
+    )
+    reduction: str | None = field(
+        DEVICES,
+        "Order in which gradients of ranks are added: tree, fixed; or fast, the MPI library's own, whose "
+        "rounding depends on the number of ranks. tree if not given.",
+        "NAME",
+        flag="--reduce",
+        choices=REDUCTIONS,
+        otherwise="tree",
+        on_resume="take",
+    )
+    out: Path | None = field(RUN, "Folder of the run; runs/NET-DATA-TIME if not given.", "FOLDER")
+    resume: Path | None = field(
         RUN,
         "Resume this run, or this checkpoint of it; auto: the run that --out names, or the newest run that "
         "is not complete.",
         "RUN",
     )
-    checkpoint_every: int | None = _option(
+    checkpoint_every: int | None = field(
         RUN,
         "Steps between checkpoints; ten minutes if not given. Epochs also end with one, unless that would "
         "pause training for a tenth of the time or write for half of it.",
         "N",
         range=Whole(),
     )
-    keep: int | None = _option(
+    keep: int | None = field(
         RUN,
         "Number of checkpoints to keep, beside the best; 2 if not given, or as many as a resumed run kept.",
         "N",
         range=Whole(),
     )
-    log_every: int = _option(RUN, "Steps per line of the log.", "N", default=20, range=Whole())
-    tensorboard: bool = _option(RUN, "Also write the run's log for TensorBoard.", default=False)
-    detect_anomaly: bool = _option(
+    log_every: int = field(RUN, "Steps per line of the log.", "N", default=20, range=Whole())
+    tensorboard: bool = field(RUN, "Also write the run's log for TensorBoard.", default=False)
+    detect_anomaly: bool = field(
         RUN,
         "Check every layer's values and gradients and stop at the first that is not finite; slow.",
         default=False,
     )
-    devices: list[str] | None = _option(
+    devices: list[str] | None = field(
         DEVICES,
         "cuda:0, cpu:0, emulator:0, or several separated by commas. If not given: a GPU if there is one.",
         "NAMES",
         flag="--device",
         parse=parse_device_names,
     )
-    place: dict[str, int | str] | None = _option(
+    place: dict[str, int | str] | None = field(
         DEVICES,
         "Devices of layers, such as conv3=1,fc6=cpu:1. A number is a position in --device, from 0. Other "
         "layers are on the device of their input.",
         "LAYER=DEVICE",
         parse=parse_places,
     )
-    towers: int | None = _option(
+    towers: int | None = field(
         DEVICES,
         "Number of parts that split layers are cut into; one for each device if not given.",
         "N",
@@ -399,12 +393,22 @@ class Options:
         otherwise=1,
         on_resume="refuse",
     )
-    precision: str | None = _option(
+    precision: str | None = field(
         DEVICES,
         "Precision of products: fp32, fp32x3 or tf32 (GPUs), or bf16; fp32 if not given.",
         "NAME",
         choices=("fp32", "fp32x3", "tf32", "bf16"),
         otherwise="fp32",
+        on_resume="take",
+    )
+
+    exchange: str | None = field(
+        DEVICES,
+        "Gradients of FC layers between ranks: auto, of each layer the gradient or its factors, inputs and "
+        "output gradients, whichever are fewer bytes; or gradients. auto if not given.",
+        "NAME",
+        choices=EXCHANGES,
+        otherwise="auto",
         on_resume="take",
     )
 
@@ -418,6 +422,12 @@ class Options:
             value = getattr(self, name)
             if value is not None and option.range is not None:
                 option.range.check(option.name, value)
+        for name, known in (("wire", WIRES), ("reduction", REDUCTIONS), ("exchange", EXCHANGES)):
+            option, value = DESCRIPTIONS[name], getattr(self, name)
+            if value is not None and value not in known:
+                raise ValueError(f"{option.name} must be {' or '.join(known)}, not {value!r}")
+        if self.wire == "bf16" and self.reduction == "fast":
+            raise ValueError("--wire bf16 is for --reduce tree; leave out one of them")
         if self.pad and self.random_crop is False:
             raise ValueError("--pad is for random crops; leave out --no-random-crop")
         if self._resizes_crops and (self.random_crop or self.pad):
@@ -494,11 +504,5 @@ class Options:
         }
 
 
-def _described(field: dataclasses.Field[Any]) -> Option:
-    option: Option = field.metadata["option"]
-    flag = option.flag or f"--{field.name.replace('_', '-')}"
-    return dataclasses.replace(option, flag=flag, setting=option.setting or field.name)
-
-
 # By the name of the field, in the order of the help.
-DESCRIPTIONS = {field.name: _described(field) for field in dataclasses.fields(Options)}
+DESCRIPTIONS = {one.name: described(one) for one in dataclasses.fields(Options)}

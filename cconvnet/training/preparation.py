@@ -18,12 +18,15 @@ from cconvnet.devices import Device, check_precision, machine
 from cconvnet.formats import netfiles
 from cconvnet.nets import NetSpec
 from cconvnet.network import Network
+from cconvnet.ranks import RanksError
+from cconvnet.ranks.world import World
 from cconvnet.runs import tensorboard
 from cconvnet.runs.data_record import account_lines
 from cconvnet.runs.folder import Run
 from cconvnet.runs.reading import MACHINE
 from cconvnet.training.options import Options
 from cconvnet.training.settings import Settings
+from cconvnet.training.team import share_of
 
 # Larger arrays are not kept in a run's folder, unless that is asked for: MNIST's are, CIFAR-10's are not.
 MAX_KEPT_BYTES = 64 * 2**20
@@ -44,6 +47,16 @@ def check_options(options: Options) -> None:
     check_precision(options.precision)
     if options.tensorboard:
         tensorboard.require()
+
+
+def check_shards(shards: int, world: World) -> None:
+    """Check that each rank has a shard.
+
+    Raises:
+        RanksError: There are fewer shards than ranks.
+    """
+    if shards < world.size:
+        raise RanksError(f"--shards {shards} is less than the {world.size} ranks; start at most {shards}")
 
 
 def chosen_net(options: Options) -> netfiles.ChosenNet | None:
@@ -110,11 +123,14 @@ def keep_arrays(run: Run, arrays: Arrays, keep: bool | None, reporter: Reporter)
         reporter.say(f"data: the arrays, {size}, are not kept; to resume or evaluate, give them again")
 
 
-def make_network(spec: NetSpec, settings: Settings, devices: list[Device], options: Options) -> Network:
+def make_network(
+    spec: NetSpec, settings: Settings, devices: list[Device], options: Options, world: World
+) -> Network:
     """Make the network of a run, with random weights."""
     return Network(
         spec,
-        batch=settings.batch,
+        batch=settings.pass_images,
+        share=share_of(world, settings),
         devices=[device.name for device in devices],
         towers=settings.towers,
         seed=settings.seed,

@@ -20,6 +20,7 @@ from cconvnet.evaluate import network_tensors
 from cconvnet.formats.netfiles import ChosenNet, CroppedNet, NamedNet
 from cconvnet.nets import NetSpec, place
 from cconvnet.network import Network
+from cconvnet.ranks.world import World
 from cconvnet.runs.checkpoint import KEEP, Checkpoint, check_tensors
 from cconvnet.runs.folder import Run
 from cconvnet.runs.reading import RunError, arithmetic, find_checkpoint, folder_of
@@ -27,6 +28,7 @@ from cconvnet.training import start
 from cconvnet.training.options import Options
 from cconvnet.training.preparation import (
     absolute_data,
+    check_shards,
     chosen_net,
     configuration,
     keep_arrays,
@@ -42,6 +44,7 @@ def resumed_run(
     options: Options,
     devices: list[Device],
     reporter: Reporter,
+    world: World,
     arrays: Arrays | None = None,
     keep: bool | None = None,
 ) -> Trainer:
@@ -51,6 +54,7 @@ def resumed_run(
         options: What the user asks for.
         devices: Where the network is.
         reporter: Prints what was found and changed.
+        world: The ranks; this is the first.
         arrays: The data, if it is in memory.
         keep: Whether the run's folder keeps the arrays; see preparation.keep_arrays().
 
@@ -65,7 +69,7 @@ def resumed_run(
     net = chosen_net(options)
     run = Run.open(path)
     try:
-        return _resume(run, options.resume, net, options, devices, reporter, arrays, keep)
+        return _resume(run, options.resume, net, options, devices, reporter, world, arrays, keep)
     except BaseException:
         run.close()
         raise
@@ -78,6 +82,7 @@ def _resume(
     options: Options,
     devices: list[Device],
     reporter: Reporter,
+    world: World,
     arrays: Arrays | None,
     keep_them: bool | None,
 ) -> Trainer:
@@ -94,6 +99,7 @@ def _resume(
     before = Settings.from_dict(stored)
     spec = place(nets.spec_from_dict(spec_values), options.place or {})
     settings = _changed(before, options, len(devices), arrays)
+    check_shards(settings.shards, world)
     spec = settings.applied_to(spec)
     where = datasets.from_settings(settings.data, run.path) if arrays is None else arrays
     source = open_data(where, settings.size, settings.preprocessing, options, reporter)
@@ -108,8 +114,8 @@ def _resume(
     missing = keep_them and not (run.path / ARRAYS_FILE).exists()
     if arrays is not None and (before.data != ARRAYS or missing):
         keep_arrays(run, arrays, keep_them, reporter)
-    network = make_network(spec, settings, devices, options)
-    trainer = Trainer(run, settings, network, source, reporter)
+    network = make_network(spec, settings, devices, options, world)
+    trainer = Trainer(run, settings, network, source, reporter, world)
     step = 0 if checkpoint is None else checkpoint.step
     keep = run.config.get("keep", KEEP) if options.keep is None else options.keep
     run.checkpoints.keep = keep

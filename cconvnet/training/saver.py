@@ -34,7 +34,7 @@ _TIME_PER_WRITING = 2.0
 
 
 class Snapshot(Mapping[str, Array]):
-    """A network's state (``Network.state()``) at the last call of ``take()``.
+    """A network's state (``Network.state()``) at the last call of ``take()``, for which all ranks must meet.
 
     It takes as many bytes as the state. A parameter in several pieces is assembled when it is read.
     """
@@ -46,9 +46,13 @@ class Snapshot(Mapping[str, Array]):
             copies = []
             for piece in parameter.pieces:
                 array = getattr(piece, what)
+                if piece.collected and what == "velocity":
+                    copies.append(array)  # nothing changes it before the next snapshot
+                    continue
                 copies.append(piece.device.host_memory(array.shape, array.dtype))
                 pairs[piece.device.name].append((array, copies[-1]))
             self._copies[name] = parameter, copies
+        self._network = network
         self._pairs = [(device, pairs[device.name]) for device in network.devices if pairs[device.name]]
 
     def take(self) -> Callable[[], None]:
@@ -57,6 +61,7 @@ class Snapshot(Mapping[str, Array]):
         Returns:
             A function that waits for the copies, in any thread. Nothing may be read before it has returned.
         """
+        self._network.collect()
         waits = [device.copy_out(pairs) for device, pairs in self._pairs]
 
         def wait_for_all() -> None:
@@ -123,6 +128,10 @@ class Saver:
         assert self._pending is None
         self._pending = self._thread.submit(self._write, checkpoint, best_step, self._snapshot.take())
 
+    def give(self) -> None:
+        """Give this rank's part of a snapshot to the first rank, which writes it."""
+        self._snapshot.take()()
+
     def _write(self, beside: Checkpoint, best_step: int | None, wait_for_copies: Callable[[], None]) -> Saved:
         wait_for_copies()
         begun = time.perf_counter()
@@ -153,7 +162,8 @@ class Checkpointer:
         progress: The progress of the training.
         log: Has a line for each checkpoint.
         failures: Makes the texts of errors.
-        content: Returns what is saved beside the network's state, as it is now.
+        content: Returns what is saved beside the network's state, as it is now; None on a rank that only
+            gives its part of the state to the first.
 
     Attributes:
         saved_step: The step of the newest checkpoint.
@@ -166,7 +176,7 @@ class Checkpointer:
         progress: Progress,
         log: Log,
         failures: Failures,
-        content: Callable[[], Checkpoint],
+        content: Callable[[], Checkpoint] | None,
     ) -> None:
         self._saver, self._progress, self._content = saver, progress, content
         self._log, self._failures = log, failures
@@ -207,7 +217,10 @@ class Checkpointer:
         begun = time.monotonic()
         self.wait()
         best = self._progress.best
-        self._saver.begin(self._content(), best["step"] if best else None)
+        if self._content is None:
+            self._saver.give()
+        else:
+            self._saver.begin(self._content(), best["step"] if best else None)
         self.saved_step, self._saved_at = self._progress.step, time.monotonic()
         self._stalled = self._saved_at - begun
 

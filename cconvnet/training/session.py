@@ -14,8 +14,12 @@ from cconvnet.console import Reporter
 from cconvnet.data.datasets import Arrays
 from cconvnet.devices import devices_of
 from cconvnet.network import Network
+from cconvnet.ranks import RanksError, launched
+from cconvnet.ranks.cores import divide_cores, own_devices
+from cconvnet.ranks.world import World
 from cconvnet.runs.reading import unfinished
 from cconvnet.training import start
+from cconvnet.training.follower import follow, told
 from cconvnet.training.new_run import new_run
 from cconvnet.training.options import Options
 from cconvnet.training.preparation import check_options
@@ -32,6 +36,7 @@ def train(
     stop: Interrupts | None = None,
     arrays: Arrays | None = None,
     keep: bool | None = None,
+    world: World | None = None,
 ) -> Outcome:
     """Train a network, or resume its training.
 
@@ -41,6 +46,7 @@ def train(
         stop: Handles the signals that end training; None: training handles them itself, to its end.
         arrays: The data, if it is in memory; ``options.data`` is not used then.
         keep: Whether the run's folder keeps the arrays; None: unless they are large.
+        world: The ranks that train together, all of which call this; None: this process alone.
 
     Returns:
         The run's folder and summary, and the signal that stopped it.
@@ -54,14 +60,23 @@ def train(
     """
     check_options(options)
     with Interrupts() if stop is None else contextlib.nullcontext(stop) as stop:
-        devices = devices_of(options.devices)
+        world = _alone() if world is None else world
+        divide_cores(world)
+        devices = devices_of(own_devices(options.devices, world))
         for device in devices:
             reporter.say(f"device: {device.name}: {device.reason}")
-        options = _resolve_auto(options, reporter)
-        if options.resume is None:
-            trainer = new_run(options, devices, reporter, arrays=arrays, keep=keep)
+        if world.size > 1:
+            reporter.say(f"ranks: {world.size}, {world.local_size} of them on {world.host}")
+        if world.first:
+            options = _resolve_auto(options, reporter)
+            if options.resume is None:
+                trainer = new_run(options, devices, reporter, world, arrays=arrays, keep=keep)
+            else:
+                trainer = resumed_run(options, devices, reporter, world, arrays, keep)
+            world.broadcast(told(trainer))
         else:
-            trainer = resumed_run(options, devices, reporter, arrays, keep)
+            trainer = follow(world.broadcast(None), options, devices, reporter, world, arrays)
+        trainer.network.connect()
         trainer.stop = stop
         with trainer.run, trainer.saver:
             try:
@@ -70,6 +85,21 @@ def train(
             except Terminated:
                 raise Terminated(trainer.run.path) from None
             return trainer.train(options)
+
+
+def _alone() -> World:
+    """Return the world of a process alone.
+
+    Raises:
+        RanksError: A launcher started several, which would all do the same.
+    """
+    launch = launched()
+    if not launch.alone:
+        raise RanksError(
+            f"{launch.launcher} started several processes, which would all train the same network; ranks "
+            "train together by `cconvnet train`"
+        )
+    return World.alone()
 
 
 def _resolve_auto(options: Options, reporter: Reporter) -> Options:
@@ -101,7 +131,8 @@ def begin_with(
         ValueError, DeviceUnavailable: As :func:`train`, and whatever `weights` raises. Then there is no run.
     """
     check_options(options)
-    trainer = new_run(options, devices_of(options.devices), reporter, weights)
+    world = _alone()
+    trainer = new_run(options, devices_of(options.devices), reporter, world, weights)
     with trainer.run, trainer.saver:
         start.begin(trainer, options)
         trainer.checkpoints.wait()

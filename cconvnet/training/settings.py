@@ -58,6 +58,10 @@ class Settings:
         random_resized_crop: True if parts of pictures are resized to the network's input.
         area: The least and the largest part of a picture's area that is resized so.
         accumulate: Batches per step, whose gradients are averaged.
+        shards: The number of parts that each batch is cut into, whose gradients are added in a fixed tree.
+        wire: The type of gradients between ranks; see :class:`cconvnet.ranks.shares.Share`.
+        reduction: The order in which gradients of ranks are added, likewise.
+        exchange: What ranks exchange of FC layers, likewise.
         preprocessing: The rules by which image files are read.
         pictures: The fingerprints of the data that the run began with; see :mod:`cconvnet.data.fingerprint`.
     """
@@ -95,6 +99,10 @@ class Settings:
     random_resized_crop: bool = False
     area: tuple[float, float] = AREA
     accumulate: int = 1
+    shards: int = 1
+    wire: str = "fp32"
+    reduction: str = "tree"
+    exchange: str = "auto"
     preprocessing: Preprocessing = CURRENT
     pictures: dict[str, str] = dataclasses.field(default_factory=dict)
 
@@ -141,6 +149,11 @@ class Settings:
     def step_images(self) -> int:
         """The number of images of a step."""
         return self.batch * self.accumulate
+
+    @property
+    def pass_images(self) -> int:
+        """The number of images that a network computes at once: those of a shard of a batch."""
+        return self.batch // self.shards
 
     def recipe(self, own: TrainRecipe) -> TrainRecipe:
         """Return the recipe by which the run trains: the network's own, with the run's settings."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shlex
 from pathlib import Path
 from typing import Any
@@ -106,12 +107,20 @@ def begin(trainer: Trainer, options: Options) -> None:
         DataError: The data cannot be read.
     """
     run, progress, failures = trainer.run, trainer.progress, trainer.failures
+    if not trainer.team.first:
+        saves = _take_over(trainer)
+        trainer.record_data()
+        if saves:
+            trainer.checkpoints.save()
+        trainer.checkpoints.saved_step = progress.step
+        return
     new = trainer.statistics.mean is None
     later = run.checkpoints.later(progress.step)
     aside = run.checkpoints.new_aside() if new or later or trainer.diverged else None
     with failures.of_disk():
         dropped = run.rewind_log(progress.step, progress.epoch, aside)
     _gather_statistics(trainer, options)
+    _hand_over(trainer, new)
     trainer.record_data()
     if new or trainer.diverged:
         trainer.checkpoints.save()  # or a kill before the next checkpoint would undo what was asked for
@@ -129,6 +138,37 @@ def begin(trainer: Trainer, options: Options) -> None:
         )
         run.listeners.append(events)
         trainer.reporter.say(f"to watch it: tensorboard --logdir {shlex.quote(str(events.path.parent))}")
+
+
+def _hand_over(trainer: Trainer, new: bool) -> None:
+    """Give the run's state to the other ranks, if there are any."""
+    world, statistics = trainer.team.world, trainer.statistics
+    found = (statistics.mean, statistics.colors)
+    arrays = [np.ascontiguousarray(array) for array in found if array is not None]
+    world.broadcast(
+        {
+            "saves": new or trainer.diverged,
+            "shapes": [array.shape for array in arrays],
+            "progress": dataclasses.asdict(trainer.progress),
+        }
+    )
+    for array in arrays:
+        world.broadcast_array(array)
+    trainer.network.broadcast()
+
+
+def _take_over(trainer: Trainer) -> bool:
+    """Take the run's state from the first rank, and return True if that saves a checkpoint now."""
+    world, statistics = trainer.team.world, trainer.statistics
+    state = world.broadcast(None)
+    arrays = [np.empty(shape, np.float32) for shape in state["shapes"]]
+    for array in arrays:
+        world.broadcast_array(array)
+    statistics.mean, statistics.colors = arrays[0], arrays[1] if len(arrays) > 1 else None
+    trainer.network.set_mean(statistics.mean)
+    trainer.progress.go_back(state["progress"])
+    trainer.network.broadcast()
+    return bool(state["saves"])
 
 
 def _gather_statistics(trainer: Trainer, options: Options) -> None:

@@ -12,9 +12,12 @@ import numpy as np
 from cconvnet.data import Batch
 from cconvnet.data.color_noise import color_shifts
 from cconvnet.data.statistics import Statistics
+from cconvnet.evaluate import Tally
 from cconvnet.network import Network, StepResult
+from cconvnet.network.anomaly import Anomaly
 from cconvnet.training.settings import Progress, Settings
 from cconvnet.training.stopping import Failures, TrainingStopped
+from cconvnet.training.team import Team
 
 # Colour shifts of a batch and the factor of its input.
 _Noise = tuple[np.ndarray[Any, Any] | None, float]
@@ -26,15 +29,17 @@ class _Part:
 
     Attributes:
         number: Of all batches of the run; it selects the dropout masks.
+        first_row: The place of the first image in the batch of which it is a shard.
         batch: The images.
         noise: The colour noise.
         result: Returns the result, once it is there.
     """
 
     number: int
+    first_row: int
     batch: Batch
     noise: _Noise
-    result: Callable[[], StepResult]
+    result: Callable[[], StepResult] = dataclasses.field(init=False)
 
 
 @dataclasses.dataclass
@@ -56,6 +61,7 @@ class Steps:
         statistics: The components of the colour noise; they may be computed later.
         steps_per_epoch: The length of an epoch.
         failures: Makes the texts of errors.
+        team: The ranks that do the steps together.
     """
 
     def __init__(
@@ -66,8 +72,9 @@ class Steps:
         statistics: Statistics,
         steps_per_epoch: int,
         failures: Failures,
+        team: Team,
     ) -> None:
-        self._network, self._settings, self._progress = network, settings, progress
+        self._network, self._settings, self._progress, self._team = network, settings, progress, team
         self._statistics, self._steps_per_epoch, self._failures = statistics, steps_per_epoch, failures
         self._begun: _Begun | None = None
 
@@ -75,7 +82,7 @@ class Steps:
         """Begin a step, and read the result of the one before.
 
         Args:
-            batch: The images.
+            batch: The images of this rank.
             rates: The rate of each parameter.
             detect_anomaly: Look for values that are not finite after every layer.
 
@@ -85,37 +92,45 @@ class Steps:
         progress = self._progress
         shifts, scale = self._noise(len(batch))
         begun = _Begun(progress.step, progress.epoch, [])
-        size, count = self._settings.batch, self._settings.accumulate
-        for index in range(count):
-            here = slice(index * size, (index + 1) * size)
-            part, noise = batch[here], ((None if shifts is None else shifts[here]), scale)
-            number = progress.step * count + index
-            self._run(number, part, noise, rates if index == count - 1 else None, detect_anomaly)
-            begun.parts.append(_Part(number, part, noise, self._network.result_later()))
+        size, count = self._settings.pass_images, self._settings.accumulate
+        share = self._team.share
+        shards = range(1) if share is None else share.own
+        places = [(shard, index) for shard in shards for index in range(count)]
+        for place, (shard, index) in enumerate(places):
+            here = slice(place * size, (place + 1) * size)
+            noise = ((None if shifts is None else shifts[here]), scale)
+            part = _Part(progress.step * count + index, shard * size, batch[here], noise)
+            self._load(part)
+            if place == len(places) - 1:
+                bad = self._update(part, rates, detect_anomaly)
+            else:
+                bad = self._accumulate(part, share is not None and index == count - 1, detect_anomaly)
+            if bad is not None:
+                found = self._failures.of_values(progress.epoch, bad)
+                raise TrainingStopped(f"stopped at step {progress.step} {found}")
+            part.result = self._network.result_later()
+            begun.parts.append(part)
         progress.step += 1
         progress.step_in_epoch += 1
         self.read_result()
         self._begun = begun
 
-    def _run(
-        self, number: int, batch: Batch, noise: _Noise, rates: Mapping[str, float] | None, checked: bool
-    ) -> None:
-        """Run the passes of a batch, and the update by all gradients of the step where rates are given."""
-        network, progress, momentum = self._network, self._progress, self._settings.momentum
-        network.load(*batch.inputs, *noise)
-        if not checked:
-            if rates is None:
-                network.accumulate(number)
-            else:
-                network.train_step(number, rates, momentum)
-            return
-        if rates is None:
-            bad = network.checked_accumulate(number)
-        else:
-            bad = network.checked_step(number, rates, momentum)
-        if bad is not None:
-            found = self._failures.of_values(progress.epoch, bad)
-            raise TrainingStopped(f"stopped at step {progress.step} {found}")
+    def _load(self, part: _Part) -> None:
+        self._network.load(*part.batch.inputs, *part.noise, first_row=part.first_row)
+
+    def _accumulate(self, part: _Part, ends_shard: bool, checked: bool) -> Anomaly | None:
+        """Run the passes of a batch before the last, and return the first bad value if they are checked."""
+        if checked:
+            return self._network.checked_accumulate(part.number, ends_shard)
+        self._network.accumulate(part.number, ends_shard)
+        return None
+
+    def _update(self, part: _Part, rates: Mapping[str, float], checked: bool) -> Anomaly | None:
+        """Run the passes of the last batch and the update, and return the first bad value likewise."""
+        if checked:
+            return self._network.checked_step(part.number, rates, self._settings.momentum)
+        self._network.train_step(part.number, rates, self._settings.momentum)
+        return None
 
     def read_result(self) -> None:
         """Wait for the result of the last step, unless it was read, and count it.
@@ -128,20 +143,26 @@ class Steps:
             return
         self._begun = None
         results = [part.result() for part in begun.parts]
-        for part, result in zip(begun.parts, results, strict=True):
-            if result.finite:
-                continue
-            # The step moved no weight, so it can be done again.
-            network.load(*part.batch.inputs, *part.noise)
-            network.forward(train=True, step=part.number)
-            found = self._failures.of_values(begun.epoch, network.find_bad())
-            losses = {"the loss": result.loss}
-            losses |= {f"the loss of {name}": loss for name, loss in result.head_losses.items()}
-            what, loss = next(pair for pair in losses.items() if not math.isfinite(pair[1]))
-            raise TrainingStopped(f"{what} is {loss} at step {begun.step} {found}")
-        for result in results:
-            progress.window.add(result)
-            progress.epoch_tally.add(result)
+        found = self._team.meet(network, [(Tally.of(result), result.finite) for result in results])
+        if not all(finite for _, finite in found):
+            own = (pair for pair in zip(begun.parts, results, strict=True) if not pair[1].finite)
+            texts = [self._found(begun, *pair) for pair in own][:1]
+            raise TrainingStopped(next(text for told in self._team.world.share(texts) for text in told))
+        for tally, _ in found:
+            progress.window.add(tally)
+            progress.epoch_tally.add(tally)
+
+    def _found(self, begun: _Begun, part: _Part, result: StepResult) -> str:
+        """Return where a loss came from that is not finite."""
+        network = self._network
+        # The step moved no weight, so it can be done again.
+        self._load(part)
+        network.forward(train=True, step=part.number)
+        found = self._failures.of_values(begun.epoch, network.find_bad())
+        losses = {"the loss": result.loss}
+        losses |= {f"the loss of {name}": loss for name, loss in result.head_losses.items()}
+        what, loss = next(pair for pair in losses.items() if not math.isfinite(pair[1]))
+        return f"{what} is {loss} at step {begun.step} {found}"
 
     def _noise(self, count: int) -> _Noise:
         """Return the colour shifts of the next batch and its input's factor; None and 1 without noise."""
@@ -151,6 +172,6 @@ class Steps:
             return None, 1.0
         colors = self._statistics.colors
         assert colors is not None
-        first = progress.step_in_epoch * settings.step_images
+        first = progress.step_in_epoch * settings.step_images + self._team.rows.start
         shifts = color_shifts(colors, sigma, count, settings.seed, progress.epoch, first)
         return shifts, 1.0 / (1.0 + sigma) if settings.color_noise_shrinks else 1.0

@@ -17,6 +17,8 @@ from cconvnet.console import Reporter, percent
 from cconvnet.data.statistics import Statistics
 from cconvnet.evaluate import evaluate
 from cconvnet.network import Network
+from cconvnet.ranks.watchdog import Watchdog
+from cconvnet.ranks.world import World
 from cconvnet.runs.checkpoint import COLORS, MEAN, Checkpoint
 from cconvnet.runs.data_record import DataRecord, unreadable_lines
 from cconvnet.runs.folder import Run
@@ -28,6 +30,7 @@ from cconvnet.training.schedule import Rates, StepSchedule
 from cconvnet.training.settings import Progress, Settings
 from cconvnet.training.step import Steps
 from cconvnet.training.stopping import Failures, Interrupts, TrainingStopped
+from cconvnet.training.team import Team
 from cconvnet.training.time_left import Pace, Stopwatch
 
 
@@ -78,7 +81,10 @@ def rates_of(settings: Settings, network: Network) -> Rates:
 class Trainer:
     """One run in memory: the network, its data, and how far it is.
 
+    On several ranks each has a trainer, and all take the same turns; the first alone writes the run.
+
     Attributes:
+        team: The ranks.
         stop: True once a signal has asked for the end.
         diverged: True if the run no longer follows the course that its newest checkpoint would lead to.
     """
@@ -90,6 +96,7 @@ class Trainer:
         network: Network,
         source: data.Source,
         reporter: Reporter,
+        world: World | None = None,
     ) -> None:
         self.run = run
         self.settings = settings
@@ -98,15 +105,17 @@ class Trainer:
         self.reporter = reporter
         self.stop = Interrupts()
         self.diverged = False
+        self.team = team = Team(world or World.alone(), settings, lambda: self.stop.signal)
         self.progress = progress = Progress()
         self.statistics = Statistics()
         self.steps_per_epoch = per_epoch = len(source.train) // settings.step_images
         self.saver = Saver(network, run.checkpoints)
         self.failures = failures = Failures(run, network, settings.lr, self.saver.settle)
-        self.log = Log(run, network, progress, per_epoch, failures)
-        self.checkpoints = Checkpointer(self.saver, progress, self.log, failures, self._checkpoint)
-        self.steps = Steps(network, settings, progress, self.statistics, per_epoch, failures)
-        self.pace = Pace(len(source.test) / settings.batch)
+        self.log = Log(run, network, progress, per_epoch, failures, team)
+        content = self._checkpoint if team.first else None
+        self.checkpoints = Checkpointer(self.saver, progress, self.log, failures, content)
+        self.steps = Steps(network, settings, progress, self.statistics, per_epoch, failures, team)
+        self.pace = Pace(len(source.test) / settings.pass_images / team.world.size)
         self.display = Display(reporter, settings, progress, self.pace, per_epoch)
         self._rates = rates_of(settings, network)
         self._data = DataRecord(run.path, source)
@@ -127,6 +136,8 @@ class Trainer:
     def _train(self, options: Options) -> Outcome:
         progress, epochs = self.progress, self.settings.epochs
         with self.train_loader(options) as batches, self.test_loader(options) as tests:
+            every = options.checkpoint_every
+            self.team.due = lambda: every is None and self.checkpoints.due(None)
             all_steps = epochs * self.steps_per_epoch
             last_step = all_steps if options.steps is None else min(all_steps, options.steps)
             if progress.step >= last_step:
@@ -138,18 +149,25 @@ class Trainer:
             while goes_on and progress.epoch < epochs:
                 goes_on = self.train_epoch(batches, tests, last_step, options)
             if progress.step != self.checkpoints.saved_step:
-                self.checkpoints.save()
-            if not self.stop and (progress.last_test or {}).get("step") != progress.step:
+                self._save()
+            if not self.team.stopped and (progress.last_test or {}).get("step") != progress.step:
                 self._test(tests)
-            self.checkpoints.wait()
+            with self._watchdog.phase("save"):
+                self.checkpoints.wait()
             self.reporter.end()
+        with self._watchdog.phase("end"):
+            return self._end()
+
+    def _end(self) -> Outcome:
+        """Write the summary."""
+        progress = self.progress
         self.record_data()
         found = summary(
             self.run, self.settings, progress, self.network, self.source, self.checkpoints.saved_step
         )
         with self.failures.of_disk():
             self.run.write_summary(found)
-        return Outcome(self.run.path, found, len(self.settings.classes), self.stop.signal)
+        return Outcome(self.run.path, found, len(self.settings.classes), self.team.stopped)
 
     def train_epoch(self, batches: data.Loader, tests: data.Loader, last_step: int, options: Options) -> bool:
         """Train the rest of an epoch, test the network, and save it where that is worth it.
@@ -162,24 +180,25 @@ class Trainer:
         watch = Stopwatch()
         for batch in batches.epoch(progress.epoch, progress.step_in_epoch):
             lr, rates = self.lr(), self.rates()
+            self._watchdog.step(progress.step)
             self.steps.begin(batch, rates, options.detect_anomaly)
             is_logged = progress.step % options.log_every == 0
             if is_logged:
                 self.steps.read_result()
             seconds = watch.lap()
-            progress.count(len(batch), seconds)
+            progress.count(self.settings.step_images, seconds)
             self.pace.count_step(seconds)
             self.display.show_step()
             if is_logged:
                 self.log.write_window(lr, rates)
             self.checkpoints.collect()
             self.pace.writing_seconds = self.checkpoints.writing_seconds
-            if self.stop or progress.step >= last_step:
+            if self.team.stopped or progress.step >= last_step:
                 break
-            if progress.step_in_epoch < per_epoch and self.checkpoints.due(options.checkpoint_every):
+            if progress.step_in_epoch < per_epoch and self._due(options.checkpoint_every):
                 self.steps.read_result()
                 self.log.count_copies()
-                self.checkpoints.save()
+                self._save()
                 self.pace.count_pause(watch.lap())  # a checkpoint's time is not training time
         self.steps.read_result()
         progress.count(0, watch.lap())
@@ -187,20 +206,51 @@ class Trainer:
         if progress.step_in_epoch < per_epoch:
             return False
 
+        with self._watchdog.phase("test"):
+            self._check_replicas()
         if not self._test(tests):
             return False
         patience = self.settings.lr_plateau
         speed = progress.epoch_speed
         lr_falls = progress.end_epoch(patience)
         self.log.write_epoch(speed)
-        if progress.is_best or self.checkpoints.due(options.checkpoint_every) or self.checkpoints.worth_it():
-            self.checkpoints.save()
+        every = options.checkpoint_every
+        due = self.team.first and (self.checkpoints.due(every) or self.checkpoints.worth_it())
+        if self.team.agree(progress.is_best or due):
+            self._save()
+        with self._watchdog.phase("save"):
+            self.record_data()
         self.pace.count_epoch_end(watch.lap())
         self.display.end_epoch(speed)
-        self.record_data()
         if lr_falls and progress.epoch < self.settings.epochs:
             self.display.lower_lr(self.lr(), patience)
-        return not self.stop and progress.step < last_step
+        return not self.team.stopped and progress.step < last_step
+
+    @property
+    def _watchdog(self) -> Watchdog:
+        return self.team.world.watchdog
+
+    def _save(self) -> None:
+        """Begin to save a checkpoint, on all ranks."""
+        with self._watchdog.phase("save"):
+            self.checkpoints.save()
+
+    def _due(self, every: int | None) -> bool:
+        """Return True if a checkpoint is due after this step, on all ranks or on none."""
+        return self.team.save if every is None else self.checkpoints.due(every)
+
+    def _check_replicas(self) -> None:
+        """Compare the weights of all ranks.
+
+        Raises:
+            TrainingStopped: They differ.
+        """
+        if different := self.team.check_replicas(self.network):
+            names = ", ".join(map(str, different))
+            raise TrainingStopped(
+                f"after step {self.progress.step:,} the weights of rank {names} differ from those of the "
+                f"other ranks: a memory or a link has failed. {self.failures.advice()}"
+            )
 
     def _test(self, tests: data.Loader) -> bool:
         """Test the network; return False if a signal came in between.
@@ -210,9 +260,11 @@ class Trainer:
         """
         progress, watch = self.progress, Stopwatch()
         batches = self.display.show_test(tests.epoch(0), len(self.source.test))
-        tally = evaluate(self.network, batches, stopped=lambda: bool(self.stop))
-        if tally is None:
-            return False
+        with self._watchdog.phase("test"):
+            tally = evaluate(self.network, batches, lambda: bool(self.stop), self.team.world)
+            if tally is None:
+                self.team.agree_on_signal()
+                return False
         if not math.isfinite(tally.mean_loss):
             found = self.failures.of_values(progress.epoch, self.network.find_bad())
             raise TrainingStopped(f"the test's loss is {tally.mean_loss} after step {progress.step} {found}")
@@ -253,11 +305,14 @@ class Trainer:
             mirror=settings.mirror,
             area=settings.area if settings.random_resized_crop else None,
             distortion=settings.distort,
+            part=None if self.team.share is None else self.team.rows,
         )
 
     def test_loader(self, options: Options) -> data.Loader:
         """Open the test images."""
-        return self._loader(self.source.test, options, self.settings.batch, shuffle=False, drop_last=False)
+        split, batch = self.source.test, self.settings.pass_images
+        numbers = self.team.test_numbers(len(split), batch)
+        return self._loader(split, options, batch, shuffle=False, drop_last=False, numbers=numbers)
 
     def _loader(self, split: data.Split, options: Options, batch: int, **kind: Any) -> data.Loader:
         image = self.network.spec.input
@@ -285,6 +340,9 @@ class Trainer:
 
     def record_data(self) -> None:
         """Keep in the run what is known of its data, and print the images newly found unreadable."""
+        self.team.merge_skipped([self.source.train, self.source.test])
+        if not self.team.first:
+            return
         with self.failures.of_disk():
             new = self._data.update()
         for line in unreadable_lines(new, self._data.path):

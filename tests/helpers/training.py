@@ -111,7 +111,7 @@ def fake_tests(monkeypatch: pytest.MonkeyPatch, wrong: list[int]) -> None:
     numbers = iter(wrong)
     monkeypatch.setattr(
         "cconvnet.training.trainer.evaluate",
-        lambda network, batches, stopped: Tally(100.0, next(numbers), 0, 100),
+        lambda network, batches, stopped, world: Tally(100.0, next(numbers), 0, 100),
     )
 
 

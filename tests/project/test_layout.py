@@ -25,9 +25,9 @@ LONGER_FILES = {
 FLOORS = (
     ("_problem", "_pixels", "_cpu", "_cuda", "_emulator", "_counting", "errors", "bfloat16", "checks"),
     ("system", "console"),
-    ("ranks",),
     ("operations", "testing.reference"),
     ("devices",),
+    ("ranks",),
     ("ops", "optim"),
     ("torch",),
     ("nets",),

@@ -34,7 +34,7 @@ def test_each_option_has_a_flag_of_its_type() -> None:
 def test_the_command_turns_texts_into_values(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Options] = []
 
-    def stopped(options: Options, *rest: object) -> None:
+    def stopped(options: Options, *rest: object, **more: object) -> None:
         seen.append(options)
         raise ValueError("stopped")
 

@@ -65,7 +65,7 @@ def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
         monkeypatch.setattr(kind, name, call)
 
-    def evaluate(network: Any, batches: Iterator[Any], stopped: Callable[[], bool]) -> Tally:
+    def evaluate(network: Any, batches: Iterator[Any], stopped: Callable[[], bool], world: Any) -> Tally:
         for _ in batches:
             seconds[0] += TEST_BATCH
         return Tally(100.0, 10, 0, 100)

@@ -67,7 +67,7 @@ def test_ends_of_epochs_are_saved_where_that_is_worth_it(
         begin(saver, *arguments)
         saver.settle()
 
-    def test(network: Network, batches: Any, stopped: Any) -> Tally:
+    def test(network: Network, batches: Any, stopped: Any, world: Any) -> Tally:
         nonlocal trained
         trained += epoch
         return Tally(100.0, next(numbers), 0, 100)
@@ -124,7 +124,7 @@ def test_training_goes_on_while_a_checkpoint_is_written(
     monkeypatch.setattr(Saver, "collect", collecting)
     monkeypatch.setattr(
         "cconvnet.training.trainer.evaluate",
-        lambda network, batches, stopped: Tally(100.0, next(numbers), 0, 100),
+        lambda network, batches, stopped, world: Tally(100.0, next(numbers), 0, 100),
     )
     run_training(out=tmp_path / "run", epochs=4)
     assert steps == [0, 45, 180]

@@ -124,7 +124,8 @@ def test_a_plateau_divides_the_rates_and_a_resumed_run_knows(
 
 def test_a_plateau_may_be_asked_for_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        "cconvnet.training.trainer.evaluate", lambda network, batches, stopped: Tally(100.0, 50, 0, 100)
+        "cconvnet.training.trainer.evaluate",
+        lambda network, batches, stopped, world: Tally(100.0, 50, 0, 100),
     )
     run_training(out=tmp_path / "run", epochs=2)
     assert runs.find_checkpoint(tmp_path / "run")[1].progress["lr_divisions"] == []

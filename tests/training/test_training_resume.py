@@ -131,7 +131,7 @@ def test_stopped_in_a_test_and_killed_after_it(
     out = tmp_path / "run"
     with monkeypatch.context() as patch:
 
-        def interrupted(network: Network, batches: Any, stopped: Any) -> None:
+        def interrupted(network: Network, batches: Any, stopped: Any, world: Any) -> None:
             os.kill(os.getpid(), signal.SIGTERM)
 
         patch.setattr("cconvnet.training.trainer.evaluate", interrupted)
@@ -158,7 +158,7 @@ def test_a_test_after_the_checkpoint_is_saved_too(tmp_path: Path, monkeypatch: p
     fake_tests(monkeypatch, [50])
     run_training(out=out, epochs=1)
 
-    def interrupted(network: Network, batches: Any, stopped: Any) -> None:
+    def interrupted(network: Network, batches: Any, stopped: Any, world: Any) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
     monkeypatch.setattr("cconvnet.training.trainer.evaluate", interrupted)

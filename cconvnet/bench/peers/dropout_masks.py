@@ -31,6 +31,6 @@ def dropout_masks(network: Network, step: int) -> dict[str, Array]:
         device = layer.device
         factors = device.array(np.ones(layer.output.shape, np.float32))
         number = device.array(np.array([step], np.int64))
-        device.module.dropout(dropout.training, factors, factors, device.stream, step=number)
+        device.module.dropout(dropout.training(0), factors, factors, device.stream, step=number)
         parts.setdefault(layer.names[-1], []).append(device.host(factors))
     return {name: np.concatenate(masks, axis=-1) for name, masks in parts.items()}

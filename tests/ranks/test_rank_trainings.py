@@ -1,0 +1,69 @@
+"""A run's result is that of its settings: any number of ranks trains and resumes it to the same bits."""
+
+from __future__ import annotations
+
+import functools
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers import mpi
+from helpers.training import log_without_times
+
+TRAININGS = Path(mpi.__file__).with_name("rank_trainings.py")
+STOP, STEPS = 5, 9
+NAMES = ("lenet", "dropout", "towers", "normalised")
+
+
+def train(folder: Path, ranks: int, steps: int = STEPS) -> dict[str, str]:
+    """Train all networks, or resume them, and return the digests of their states."""
+    done = mpi.run(ranks, sys.executable, "-P", str(TRAININGS), str(folder), str(steps), seconds=200)
+    assert done.returncode == 0, done.stdout + done.stderr
+    digests: dict[str, str] = json.loads(done.stdout.splitlines()[-1])
+    assert tuple(digests) == NAMES
+    return digests
+
+
+@pytest.fixture(scope="module")
+def one_rank(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]:
+    folder = tmp_path_factory.mktemp("one")
+    return folder, train(folder, 1)
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return runs that four ranks have begun."""
+    folder = tmp_path_factory.mktemp("stopped")
+    train(folder, 4, STOP)
+    return folder
+
+
+@functools.cache
+def comparable(run: Path) -> list[dict[str, Any]]:
+    """Return the log of a run, without what depends on time and on ranks."""
+    of_ranks = ("ranks", "wait_seconds", "slowest_rank", "sent_bytes")
+    return [
+        {key: value for key, value in line.items() if key not in of_ranks} for line in log_without_times(run)
+    ]
+
+
+@pytest.mark.parametrize("ranks", [2, 3, 4])
+def test_any_number_of_ranks_trains_to_the_same_bits(
+    ranks: int, one_rank: tuple[Path, dict[str, str]], tmp_path: Path
+) -> None:
+    assert train(tmp_path, ranks) == one_rank[1]
+    for name in NAMES:
+        assert comparable(tmp_path / name) == comparable(one_rank[0] / name), name
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3])
+def test_any_number_of_ranks_resumes_to_the_same_bits(
+    ranks: int, one_rank: tuple[Path, dict[str, str]], stopped: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(stopped, tmp_path / "runs")
+    assert train(tmp_path / "runs", ranks) == one_rank[1]
+    for name in NAMES:
+        assert comparable(tmp_path / "runs" / name) == comparable(one_rank[0] / name), name
