@@ -5,10 +5,10 @@ A table is between two marks in the page,
     <!-- results: kernels alexnet cpu -->
     <!-- end -->
 
-which name the measurement (kernels, step, roofline, scaling), the network (without it: a line for each
-network) and the kind of device (cpu, cuda). `batch=64` and `precision=bf16` may follow. The text between them
-is made from the newest matching result, followed by its machine, versions, date and commit. The charts go to
-the folder images/ beside the page.
+which name the measurement (kernels, step, roofline, scaling, data, exchange, ranks), the network (without it:
+a line for each network; an exchange has none) and the kind of device (cpu, cuda). `batch=64` and
+`precision=bf16` may follow. The text between them is made from the newest matching result, followed by its
+machine, versions, date and commit. The charts go to the folder images/ beside the page.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ PAGE = ROOT / "docs" / "performance.md"
 # The results as the page links them.
 LINK = "../benchmarks/results"
 
-# Functions of cconvnet.bench.charts, with prefixes of their charts' names and their titles.
+# Functions of cconvnet.bench.charts or rank_charts, with prefixes of their charts' names and their titles.
 PICTURES = {
     "kernels": [("kernel_bars", "kernels", "Times of each kernel beside its peers'")],
     "step": [("step_bars", "step", "Images per second and memory of training steps")],
@@ -38,9 +38,11 @@ PICTURES = {
     ],
     "scaling": [("scaling", "scaling", "Time and memory against batch and image size")],
     "data": [("data_bars", "data", "Images per second of each stage on the way into training")],
+    "exchange": [],
+    "ranks": [("ranks", "ranks", "Predicted efficiency of several ranks")],
 }
 # Required keys of results, and of their descriptions of the machine.
-REQUIRED = ("what", "net", "precision", "rows", "machine")
+REQUIRED = ("what", "precision", "rows", "machine")
 REQUIRED_OF_MACHINE = ("date", "commit", "command", "device", "chip", "versions")
 WORST = 10
 # Columns of text behind those of figures.
@@ -81,7 +83,7 @@ class Region:
         value = result.value
         return (
             (value["what"], result.kind, value["precision"]) == (self.what, self.kind, self.precision)
-            and self.net in (None, value["net"])
+            and self.net in (None, value.get("net"))
             and self.batch in (None, value.get("batch"))
         )
 
@@ -105,7 +107,8 @@ def load(folder: Path) -> list[Result]:
         for value in content.get("results", [content]):
             if value.get("what") not in PICTURES:
                 continue
-            missing = [key for key in REQUIRED if key not in value]
+            required = REQUIRED if value["what"] == "exchange" else ("net", *REQUIRED)
+            missing = [key for key in required if key not in value]
             missing += [
                 f"machine.{key}" for key in REQUIRED_OF_MACHINE if key not in value.get("machine", {})
             ]
@@ -174,7 +177,7 @@ def newest(region: Region, results: Sequence[Result]) -> Result | None:
 def body(region: Region, results: Sequence[Result]) -> str:
     """Return the text of a region."""
     if region.net is None:
-        nets = dict.fromkeys(result.value["net"] for result in results if region.fits(result))
+        nets = dict.fromkeys(result.value.get("net") for result in results if region.fits(result))
         of_nets = [newest(Region(region.what, net, *_rest(region)), results) for net in nets]
         found = [result for result in of_nets if result is not None]
         parts = [_SUMMARIES[region.what](found)]
@@ -392,6 +395,24 @@ def data_table(value: dict[str, Any]) -> str:
     return "\n\n".join([table(columns, lines), "\n".join(f"- {line}" for line in data.verdict(value))])
 
 
+def exchange_table(value: dict[str, Any]) -> str:
+    """Return the table of exchanges between ranks, and the meaning of its columns."""
+    from cconvnet.bench import exchange
+
+    columns, lines = exchange.table(value)
+    notes = [exchange.headline(value), *exchange.verdict(value)]
+    return "\n\n".join([table(columns, lines), "\n".join(f"- {line}" for line in notes)])
+
+
+def ranks_table(value: dict[str, Any]) -> str:
+    """Return the table of predicted efficiencies, with formula and assumptions."""
+    from cconvnet.bench import rank_scaling
+
+    columns, lines = rank_scaling.table(value)
+    notes = [rank_scaling.headline(value), *rank_scaling.verdict(value)]
+    return "\n\n".join([table(columns, lines, left=2), "\n".join(f"- {line}" for line in notes)])
+
+
 def _stacked(make: Callable[[dict[str, Any]], str]) -> Callable[[Sequence[Result]], str]:
     """Concatenate the tables of several networks."""
     return lambda results: "\n\n".join(f"{r.value['net']}:\n\n{make(r.value)}" for r in results)
@@ -403,10 +424,13 @@ _TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "roofline": roofline_table,
     "scaling": scaling_table,
     "data": data_table,
+    "exchange": exchange_table,
+    "ranks": ranks_table,
 }
 _SUMMARIES: dict[str, Callable[[Sequence[Result]], str]] = {
     **{what: _stacked(make) for what, make in _TABLES.items()},
     "kernels": kernels_summary,
+    "exchange": lambda results: "\n\n".join(exchange_table(result.value) for result in results),
 }
 
 
@@ -415,7 +439,7 @@ _SUMMARIES: dict[str, Callable[[Sequence[Result]], str]] = {
 
 def draw(text: str, results: Sequence[Result], folder: Path) -> list[Path]:
     """Draw the charts of the regions of a page in a folder; return their paths."""
-    from cconvnet.bench import charts
+    from cconvnet.bench import charts, rank_charts
 
     drawn = []
     for region, _, _ in regions(text):
@@ -425,7 +449,7 @@ def draw(text: str, results: Sequence[Result], folder: Path) -> list[Path]:
         for function, begin, _ in PICTURES[region.what]:
             path = folder / region.picture(begin)
             path.parent.mkdir(exist_ok=True)
-            getattr(charts, function)(result.value, path)
+            getattr(rank_charts if region.what == "ranks" else charts, function)(result.value, path)
             drawn.append(path)
     return drawn
 

@@ -7,7 +7,6 @@ from typing import Annotated, Any
 
 import typer
 
-from cconvnet.checks import is_number
 from cconvnet.cli.help import App
 from cconvnet.cli.options import (
     Batch,
@@ -18,15 +17,19 @@ from cconvnet.cli.options import (
     LayerDef,
     LayerParams,
     MeasuredNet,
+    OneDevice,
     OptionalNet,
     Places,
     Plot,
     Precision,
     Size,
     Workers,
+    check_pictures,
     checked_picture,
     device_names,
     example,
+    keep_json,
+    measured_on,
     parsed_places,
     print_table,
     reporter_for,
@@ -34,12 +37,8 @@ from cconvnet.cli.options import (
     write_json,
 )
 from cconvnet.cli.options import seconds as check_seconds
-from cconvnet.system.outputs import check_folder, is_plain
-
-OneDevice = Annotated[
-    str | None,
-    typer.Option(help="cuda:0, cpu:0 or emulator:0. If not given: a GPU if there is one.", metavar="NAME"),
-]
+from cconvnet.cli.scaling import bench_exchange, bench_scaling
+from cconvnet.system.outputs import check_folder
 
 app = App(help="Measure speed: kernels, training steps, data and checkpoints.", no_args_is_help=False)
 
@@ -126,7 +125,7 @@ def bench_kernels(
         raise ValueError("--no-peer and --peers exclude each other")
     wanted = chosen_net(net, layer_def, layer_params, crop)
     chosen_peers = peers_for(get_device(device).kind, [] if no_peer else device_names(peers))
-    _check_pictures(plot)
+    check_pictures(plot)
     table: Table
     with reporter_for(to_json) as report:
 
@@ -141,7 +140,7 @@ def bench_kernels(
             for line in table.row(row):
                 report.say(line)
             report.step(len(result["rows"]), "kernels")
-            _keep(to_json, result)
+            keep_json(to_json, result)
 
         result = kernels(
             wanted,
@@ -207,7 +206,7 @@ def bench_step(
     from cconvnet.formats.netfiles import chosen, resolve
 
     wanted = chosen(net, layer_def, layer_params, crop) or resolve("lenet")
-    _check_pictures(plot)
+    check_pictures(plot)
     with reporter_for(to_json) as report:
         report.begin("steps", warmup + steps)
         result = bench.step(
@@ -223,7 +222,7 @@ def bench_step(
             forms=None if forms is None else [form.strip() for form in forms.split(",")],
             say=report.say,
             stepped=lambda done: report.step(done, "steps", f"{done}/{warmup + steps}"),
-            found=lambda result: _keep(to_json, result),
+            found=lambda result: keep_json(to_json, result),
         )
         report.end()
         report.say(
@@ -285,7 +284,7 @@ def bench_roofline(
     from cconvnet.formats.netfiles import chosen, resolve
 
     wanted = chosen(net, layer_def, layer_params, crop) or resolve("lenet")
-    _check_pictures(plot, stack)
+    check_pictures(plot, stack)
     total = warmup + 2 * steps
     with reporter_for(to_json) as report:
         report.begin("steps", total)
@@ -299,11 +298,11 @@ def bench_roofline(
             steps=steps,
             warmup=warmup,
             stepped=lambda done: report.step(done, "steps", f"{done}/{total}"),
-            found=lambda result: _keep(to_json, result),
+            found=lambda result: keep_json(to_json, result),
         )
         report.end()
     if to_json != "-":
-        print(f"{result['net']}, batch {result['batch']}, {result['precision']}, {_where(result)}")
+        print(f"{result['net']}, batch {result['batch']}, {result['precision']}, {measured_on(result)}")
         header, rows = roofline.table(result)
         print_table("", header, rows, set(header) - {"layer", "device", "pass", "operation", "kernel"})
         print(*roofline.verdict(result), sep="\n")
@@ -318,73 +317,18 @@ def bench_roofline(
             charts.step_stack(result, stack)
 
 
-@app.command(
+app.command(
     "scaling",
     epilog=example(
-        "cconvnet bench scaling --net alexnet --seconds 120 --json scaling.json --plot scaling.png"
+        "cconvnet bench scaling --net alexnet --seconds 120 --json scaling.json --plot scaling.png",
+        "mpiexec -n 2 cconvnet bench scaling --ranks --net alexnet --batch 128",
+        "cconvnet bench scaling --ranks --net alexnet --batch 128 --link exchange.json",
     ),
-)
-def bench_scaling(
-    net: OptionalNet = None,
-    device: OneDevice = None,
-    precision: Precision = None,
-    batch_max: Annotated[
-        int | None,
-        typer.Option(
-            help="Largest batch; the largest that fits if not given.", metavar="N", callback=whole()
-        ),
-    ] = None,
-    sizes: Annotated[
-        str | None,
-        typer.Option(
-            help="Sides of stored images in pixels, such as 64,96,128; from half to twice the network's own "
-            "if not given.",
-            metavar="PIXELS,...",
-        ),
-    ] = None,
-    seconds: Annotated[
-        float,
-        typer.Option(
-            help="Seconds for the whole measurement; points that would take too long are skipped.",
-            metavar="S",
-            callback=check_seconds,
-        ),
-    ] = 60.0,
-    to_json: Json = None,
-    plot: Plot = None,
-) -> None:
-    """Time training steps at growing batches and image sizes, and fit the growth of time and memory."""
-    from cconvnet.bench import scaling
-
-    _check_pictures(plot)
-    with reporter_for(to_json) as report:
-
-        def measured(result: dict[str, Any], what: str) -> None:
-            report.say(what)
-            _keep(to_json, result)
-
-        result = scaling.scaling(
-            net or "lenet",
-            device=device,
-            precision=precision,
-            batch_max=batch_max,
-            sizes=_numbers("--sizes", sizes),
-            seconds=seconds,
-            measured=measured,
-        )
-    if to_json != "-":
-        print(f"{result['net']}, {result['precision']}, {_where(result)}")
-        for series in ("batch", "size"):
-            header, rows = scaling.table(result, series)
-            print_table("", header, rows, set(header))
-            for line in scaling.verdict(result, series):
-                print(line)
-    if to_json:
-        write_json(to_json, result)
-    if plot:
-        from cconvnet.bench import charts
-
-        charts.scaling(result, plot)
+)(bench_scaling)
+app.command(
+    "exchange",
+    epilog=example("mpiexec -n 2 cconvnet bench exchange --json exchange.json --plot exchange.png"),
+)(bench_exchange)
 
 
 @app.command("checkpoint", epilog=example("cconvnet bench checkpoint --net alexnet --json checkpoint.json"))
@@ -429,7 +373,7 @@ def bench_checkpoint(
         )
         report.end()
     if to_json != "-":
-        print(f"{result['net']}, batch {result['batch']}, {result['precision']}, {_where(result)}")
+        print(f"{result['net']}, batch {result['batch']}, {result['precision']}, {measured_on(result)}")
         print(*bench.lines(result), sep="\n")
     if to_json:
         write_json(to_json, result)
@@ -462,7 +406,7 @@ def bench_data(
     from cconvnet.formats.netfiles import chosen, resolve
 
     wanted = chosen(net, layer_def, layer_params, crop) or resolve("lenet")
-    _check_pictures(plot)
+    check_pictures(plot)
     with reporter_for(to_json) as report:
         result = bench.bench_data(
             wanted,
@@ -489,31 +433,3 @@ def bench_data(
         from cconvnet.bench import charts
 
         charts.data_bars(result, plot)
-
-
-def _check_pictures(*pictures: Path | None) -> None:
-    """Raise PlotError for files that cannot be drawn, before the measurement instead of after it."""
-    from cconvnet import plots
-
-    for picture in filter(None, pictures):
-        plots.check(picture)
-
-
-def _keep(to_json: str | None, result: dict[str, Any]) -> None:
-    """Write the results so far, so that an interrupted measurement keeps them."""
-    if to_json and to_json != "-" and is_plain(to_json):
-        write_json(to_json, result)
-
-
-def _where(result: dict[str, Any]) -> str:
-    about = result["machine"]
-    return f"{result['device']}: {about.get('chip', '')} ({about['module']})"
-
-
-def _numbers(option: str, text: str | None) -> list[int] | None:
-    if text is None:
-        return None
-    parts = [part.strip() for part in text.split(",")]
-    if not all(map(is_number, parts)):
-        raise ValueError(f"{option} must be whole numbers separated by commas, not {text!r}")
-    return [int(part) for part in parts]

@@ -183,6 +183,10 @@ ColorNoise = Annotated[float | None, _of_training("color_noise")]
 Distort = Annotated[str | None, _of_training("distort")]
 Data = Annotated[str | None, _of_training("data")]
 DeviceNames = Annotated[str | None, _of_training("devices")]
+OneDevice = Annotated[
+    str | None,
+    typer.Option(help="cuda:0, cpu:0 or emulator:0. If not given: a GPU if there is one.", metavar="NAME"),
+]
 Places = Annotated[str | None, _of_training("place")]
 Precision = Annotated[str | None, _of_training("precision")]
 RunPrecision = Annotated[
@@ -194,6 +198,8 @@ RunPrecision = Annotated[
 ]
 Batch = Annotated[int | None, _of_training("batch")]
 Size = Annotated[int | None, _of_training("size")]
+Wire = Annotated[str | None, _of_training("wire", help="With --ranks: as for `train`.")]
+Exchange = Annotated[str | None, _of_training("exchange", help="With --ranks: as for `train`.")]
 Workers = Annotated[int | None, _of_training("workers")]
 NewRun = Annotated[Path | None, _of_training("out")]
 RunPath = Annotated[
@@ -266,6 +272,14 @@ Plot = Annotated[
 ]
 
 
+def check_pictures(*pictures: Path | None) -> None:
+    """Raise PlotError for files that cannot be drawn, before the measurement instead of after it."""
+    from cconvnet import plots
+
+    for picture in filter(None, pictures):
+        plots.check(picture)
+
+
 def device_names(devices: str | None) -> list[str] | None:
     """Split the text of --device."""
     return None if devices is None else parse_device_names(devices)
@@ -284,6 +298,18 @@ def write_json(where: str, value: Any) -> None:
         outputs.write_json(Path(where), value)
 
 
+def keep_json(to_json: str | None, result: Any) -> None:
+    """Write the results so far, so that an interrupted measurement keeps them."""
+    if to_json and to_json != "-" and outputs.is_plain(to_json):
+        write_json(to_json, result)
+
+
+def measured_on(result: Mapping[str, Any]) -> str:
+    """Return the device of a measurement and its chip."""
+    about = result["machine"]
+    return f"{result['device']}: {about.get('chip', '')} ({about['module']})"
+
+
 def write_csv(where: str, columns: Iterable[str], rows: Iterable[Iterable[Any]]) -> None:
     """Write a table as CSV to a file, or to standard output if `where` is ``-``."""
     if where == "-":
@@ -292,11 +318,11 @@ def write_csv(where: str, columns: Iterable[str], rows: Iterable[Iterable[Any]])
         outputs.write_csv(Path(where), columns, rows)
 
 
-def reporter_for(to_json: str | None) -> Reporter:
+def reporter_for(to_json: str | None, quiet: bool = False) -> Reporter:
     """Return a reporter on standard output, or on standard error if `to_json` sends JSON to the former."""
     from cconvnet.console import reporter
 
-    return reporter(sys.stderr if to_json == "-" else sys.stdout)
+    return reporter(sys.stderr if to_json == "-" else sys.stdout, quiet)
 
 
 def print_table(

@@ -14,7 +14,12 @@ from cconvnet.console import silence
 from cconvnet.ranks import Launch, RanksError
 
 # Commands that ranks run together: the first word, and what must be among the others.
-TOGETHER: tuple[tuple[str, ...], ...] = (("train",), ("doctor", "--ranks"))
+TOGETHER: tuple[tuple[str, ...], ...] = (
+    ("train",),
+    ("doctor", "--ranks"),
+    ("bench", "exchange"),
+    ("bench", "scaling", "--ranks"),
+)
 
 
 def run_as_rank(launch: Launch, run: Callable[[Callable[[Exception], int]], int]) -> int:

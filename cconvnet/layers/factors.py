@@ -62,6 +62,11 @@ class Factors:
         """The layer's other parameters."""
         return [] if self.layer.bias is None else [self.layer.bias]
 
+    @property
+    def bytes(self) -> int:
+        """The bytes of the factors of all images."""
+        return sum(int(array.nbytes) for array in (self._dy, *self._x))
+
     def begin(self, batch: int) -> None:
         """Begin the passes of a batch, which is this one of all batches of all shards."""
         self.row = batch * self._n

@@ -13,6 +13,7 @@ from cconvnet.nets import NetSpec
 from cconvnet.network.describe import describe
 from cconvnet.network.graph import Graph
 from cconvnet.network.memory import ShapesOnly
+from cconvnet.network.shards import Exchanged
 from cconvnet.ranks.shares import Share
 from cconvnet.system import memory
 from cconvnet.system.memory import NotEnoughMemory
@@ -77,6 +78,16 @@ class Plan:
     def describe(self) -> dict[str, Any]:
         """Return what Network.describe would."""
         return describe(self._graph)
+
+    def exchanged(self) -> Exchanged:
+        """Return what a step of the network would exchange with other ranks.
+
+        Raises:
+            ValueError: the network was made without a share.
+        """
+        if self._graph.shards is None:
+            raise ValueError("only a network made with a share exchanges anything")
+        return self._graph.shards.exchanged()
 
     def needs(self) -> Needs:
         """Return the memory that the network itself will need."""

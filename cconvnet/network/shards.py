@@ -69,6 +69,28 @@ class Bucket:
     transfer: Any = None
 
 
+@dataclass(frozen=True)
+class Exchanged:
+    """Sizes of a step's exchange, of all ranks together: of N ranks each sends (N-1)/N of it.
+
+    Attributes:
+        gradients: bytes that are sent to be added.
+        weights: bytes that are gathered after the update.
+        factors: bytes of the factors of gradients that are products over all images.
+        products: multiply-adds of these products, for all images.
+    """
+
+    gradients: int
+    weights: int
+    factors: int
+    products: int
+
+    @property
+    def bytes(self) -> int:
+        """All bytes."""
+        return self.gradients + self.weights + self.factors
+
+
 class ShardedUpdates(DeviceRates):
     """The gradients, momentum and updates of a network whose batches are cut into shards.
 
@@ -405,6 +427,16 @@ class ShardedUpdates(DeviceRates):
         for piece, first in self._places:
             piece.velocity = self._whole[first : first + piece.value.size].reshape(piece.value.shape)
             piece.collected = True
+
+    def exchanged(self) -> Exchanged:
+        """Return what a step exchanges, if each rank has one shard."""
+        factors = self.factors.values()
+        return Exchanged(
+            self.count * np.dtype(self._element).itemsize,
+            self.count * np.dtype(np.float32).itemsize,
+            sum(one.bytes for one in factors),
+            sum(problem.n * problem.c * problem.k for one in factors for problem in one.problems),
+        )
 
     @property
     def can_be_captured(self) -> bool:

@@ -225,10 +225,71 @@ def test_scaling() -> None:
     assert lines[6] == "- batch 512 is left out: no time is left"
 
 
+EXCHANGE = {
+    "what": "exchange",
+    "precision": "fp32",
+    "device": "cpu:0",
+    "ranks": 2,
+    "hosts": ["a", "b"],
+    "cores": [1, 2],
+    "machine": MACHINE | {"mpi": "MPICH 5"},
+    "rows": [
+        {
+            "algorithm": name,
+            "bytes": 2**20,
+            "bus_bytes_per_second": 2**20 / seconds,
+            "times_mpi": seconds / 1e-3,
+            "noisy": False,
+            **timed(seconds),
+        }
+        for name, seconds in (("tree", 1.5e-3), ("MPI", 1e-3))
+    ],
+}
+
+
+def test_exchanges_have_no_network() -> None:
+    lines = filled("exchange cpu", EXCHANGE, STEP).splitlines()
+    assert lines[0] == "| gradients | tree | MPI |"
+    assert lines[2] == "| 1 MiB | 1.50 ms, 0.699 GB/s, 1.50x | 1.00 ms, 1.05 GB/s |"
+    assert "- 2 ranks on 2 hosts, cores of each: 1 to 2; cpu:0: Some CPU; MPICH 5" in lines
+    assert not any("images/" in line for line in lines)
+
+
+def test_predictions_are_named_so() -> None:
+    rows = [
+        {"link": "NVLink", "source": "assumed", "scaling": scaling, "ranks": ranks, "batch": 128 // ranks}
+        | {"sent_bytes": 1e8 * (ranks - 1), "efficiency": 1 / ranks, "efficiency_overlapped": 1.5 / ranks}
+        for scaling in ("weak", "strong")
+        for ranks in (1, 2)
+    ]
+    value = result(
+        "ranks",
+        rows,
+        links=[{"name": "NVLink", "source": "assumed"}],
+        steps=[{"batch": 128, "seconds": 2.0}],
+        wire="fp32",
+        exchange="auto",
+        device="cpu:0",
+        formula=["T = t + E"],
+        assumptions=["ranks are alike"],
+    )
+    lines = filled("ranks alexnet cpu batch=128", value).splitlines()
+    assert lines[:2] == ["| link | scaling | 2 ranks |", "| --- | --- | --: |"]
+    assert lines[2:4] == [
+        "| NVLink (assumed) | weak | 50 to 75% |",
+        "| NVLink (assumed) | strong | 50 to 75% |",
+    ]
+    assert lines[4] == "| MB sent by a rank | weak | 100.0 |"
+    assert any(line.startswith("- predicted efficiency") for line in lines)
+    assert {"- formula: T = t + E", "- assumed: ranks are alike"} <= set(lines)
+    assert "![Predicted efficiency of several ranks](images/ranks-alexnet-cpu-batch128.png)" in lines
+
+
 def test_what_was_never_measured_is_marked_so() -> None:
     for mark in ("kernels alexnet cuda", "kernels cuda", "step alexnet cuda", "scaling alexnet cuda"):
         assert filled(mark, KERNELS, STEP) == "GPU: not yet measured."
     assert filled("roofline alexnet cpu", KERNELS) == "CPU: not yet measured."
+    assert filled("exchange cpu", STEP) == "CPU: not yet measured."
     assert filled("step vgg16 cpu", STEP) == "CPU: not yet measured."
     assert filled("step alexnet cpu precision=bf16", STEP) == "CPU: not yet measured."
     assert filled("step alexnet cpu batch=64", STEP) == "CPU: not yet measured."

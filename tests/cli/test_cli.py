@@ -44,6 +44,7 @@ COMMANDS = [
     "bench step",
     "bench roofline",
     "bench scaling",
+    "bench exchange",
     "data prepare",
     "data inspect",
     "data verify",

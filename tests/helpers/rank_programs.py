@@ -158,5 +158,29 @@ ENDS: dict[str, Callable[[], object]] = {
 }
 
 
+def exchanges(count: str) -> None:
+    """Sum numbers by each algorithm of `bench exchange`; rank 0 prints the sums of each that differ."""
+    from cconvnet.bench.exchange import ALGORITHMS, exchange_of
+    from cconvnet.devices import get_device
+    from cconvnet.network import shards
+
+    shards.BUCKET = 500  # several, that cut the slices
+    with join() as world:
+        # bfloat16 has all of these numbers.
+        of_ranks = [np.random.default_rng(rank).integers(-128, 129, int(count)) for rank in range(world.size)]
+        differences = {}
+        for name in ALGORITHMS:
+            one = exchange_of(name, world, get_device("cpu:0"), int(count))
+            one.load(of_ranks[world.rank].astype(np.float32))
+            one.run()
+            found = one.sums()
+            wrong = np.flatnonzero(np.rint(found) != sum(of_ranks)).tolist()
+            for _ in range(2):
+                one.run()  # later ones change no sums of training
+            differences[name] = world.share([wrong, found.size])
+        if world.first:
+            print(json.dumps(differences))
+
+
 if __name__ == "__main__":
     globals()[sys.argv[1]](*sys.argv[2:])

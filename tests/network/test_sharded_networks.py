@@ -13,6 +13,7 @@ from cconvnet.devices import Device
 from cconvnet.nets import NetSpec
 from cconvnet.network import Network
 from cconvnet.network import shards as shards_module
+from cconvnet.network.footprint import Plan
 from cconvnet.ranks.shares import Share
 from cconvnet.ranks.world import World
 
@@ -184,3 +185,27 @@ def test_what_has_no_meaning_is_refused() -> None:
         whole.load(**batch_of(BRANCHES, 8), first_row=-1)
     with pytest.raises(ValueError, match="shards are for networks on one device, not on 2"):
         network(SPLIT, ["cpu:0", "cpu:1"], 2)
+
+
+@pytest.mark.parametrize("wire", ["fp32", "bf16"])
+def test_a_plan_knows_what_a_step_exchanges(wire: str) -> None:
+    """Of all FC layers of ALEXNET the factors of 8 images are exchanged."""
+    world = World.alone()
+    world.size = 4
+    moved, plain = (
+        Plan(ALEXNET, batch=2, devices="cpu:0", share=Share(world, 4, wire, exchange=way)).exchanged()
+        for way in ("auto", "gradients")
+    )
+    assert moved.gradients == moved.weights // (2 if wire == "bf16" else 1)
+    assert (plain.factors, plain.products) == (0, 0)
+    own = network(ALEXNET, "cpu:0", 4).graph
+    assert own.shards is not None
+    sizes = [(one.c, one.k) for factors in own.shards.factors.values() for one in factors.problems]
+    assert len(sizes) == 3
+    assert moved.factors == sum(8 * 4 * (c + k) for c, k in sizes)
+    assert moved.products == sum(8 * c * k for c, k in sizes)
+    assert moved.bytes == moved.gradients + moved.weights + moved.factors
+    # Slices are rounded up.
+    assert plain.weights - moved.weights == pytest.approx(sum(4 * c * k for c, k in sizes), abs=4096)
+    with pytest.raises(ValueError, match="only a network made with a share exchanges anything"):
+        Plan(ALEXNET, batch=2, devices="cpu:0").exchanged()
