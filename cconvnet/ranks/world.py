@@ -184,7 +184,7 @@ class World:
 class _Joined(World):
     """The world of a process that MPI connects with others."""
 
-    def __init__(self, mpi: Any) -> None:
+    def __init__(self, mpi: Any, limit: float | None) -> None:
         super().__init__()
         self._mpi = mpi
         self.comm = mpi.COMM_WORLD.Dup()
@@ -193,8 +193,8 @@ class _Joined(World):
         local = self.comm.Split_type(mpi.COMM_TYPE_SHARED)
         self.local_rank, self.local_size = local.rank, local.size
         local.Free()
-        seconds = self.broadcast(timeout())
-        self.watchdog = RanksWatchdog(self.comm.Dup(), self.share(self.host), seconds, self._kill)
+        limit = self.broadcast(limit)  # a launcher may not pass variables on to other hosts
+        self.watchdog = RanksWatchdog(self.comm.Dup(), self.share(self.host), limit, self._kill)
 
     def broadcast(self, value: Any) -> Any:
         text = np.frombuffer(json.dumps(value).encode(), np.uint8) if self.first else None
@@ -292,8 +292,9 @@ def join() -> World:
         if launch.alone:
             _world = World.alone()
         else:
+            limit = timeout()
             with _alarm(_SECONDS_TO_CONNECT):
-                _world = _Joined(_connect(launch))
+                _world = _Joined(_connect(launch), limit)
             atexit.register(_end, os.getpid(), _world)
     return _world
 

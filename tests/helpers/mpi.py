@@ -8,6 +8,8 @@ import os
 import signal
 import subprocess
 import sys
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -41,14 +43,17 @@ class Ranks(subprocess.Popen[str]):
     Args:
         ranks: Their number.
         command: The program and its arguments.
+        launcher: mpiexec with its options; None: that of this environment, for this host.
         variables: Of the environment, besides `environment()`.
     """
 
-    def __init__(self, ranks: int, *command: str, **variables: str) -> None:
+    def __init__(
+        self, ranks: int, *command: str, launcher: Sequence[str] | None = None, **variables: str
+    ) -> None:
         self._mark = f"TEST_RANKS={os.getpid()}.{next(_numbers)}"
         name, _, value = self._mark.partition("=")
         super().__init__(
-            [mpiexec(), "-n", str(ranks), *command],
+            [*(launcher or [mpiexec()]), "-n", str(ranks), *command],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -88,10 +93,64 @@ class Ranks(subprocess.Popen[str]):
         return subprocess.CompletedProcess(self.args, self.returncode, out, err)
 
 
-def run(ranks: int, *command: str, seconds: float = 60, **variables: str) -> subprocess.CompletedProcess[str]:
+def run(
+    ranks: int,
+    *command: str,
+    seconds: float = 60,
+    launcher: Sequence[str] | None = None,
+    **variables: str,
+) -> subprocess.CompletedProcess[str]:
     """Run a command as several ranks to its end."""
-    with Ranks(ranks, *command, **variables) as job:
+    with Ranks(ranks, *command, launcher=launcher, **variables) as job:
         return job.finish(seconds)
+
+
+_SSH = """#!/bin/sh
+# In place of ssh: options, a host, a command. A host is a network namespace with a name of its own.
+while [ "${1#-}" != "$1" ]; do shift; done
+host=$1; shift
+exec ip netns exec "%s.$host" unshare -u sh -c "hostname node${host##*.}; exec $*"
+"""
+
+
+@contextlib.contextmanager
+def two_hosts(folder: Path) -> Iterator[list[str]]:
+    """Make two hosts with two ranks each of this machine, and return their mpiexec; or skip the test.
+
+    They are connected by TCP alone, through a link called eth0 at either end.
+
+    Args:
+        folder: A folder for files.
+    """
+    prefix = f"ranks{os.getpid()}"
+    addresses = ("10.99.0.1", "10.99.0.2")
+    spaces = [f"{prefix}.{address}" for address in addresses]
+
+    def ip(*words: str) -> str:
+        return subprocess.run(["ip", *words], check=True, capture_output=True, text=True, timeout=20).stdout
+
+    ssh = folder / "ssh"
+    ssh.write_text(_SSH % prefix)
+    ssh.chmod(0o755)
+    launcher = [mpiexec(), "-launcher", "ssh", "-launcher-exec", str(ssh), "-hosts", ",".join(addresses)]
+    with contextlib.ExitStack() as stack:
+        try:
+            for space in spaces:
+                ip("netns", "add", space)
+                stack.callback(ip, "netns", "del", space)
+            ip(*f"link add eth0 netns {spaces[0]} type veth peer name eth0 netns {spaces[1]}".split())
+            for space, address in zip(spaces, addresses, strict=True):
+                ip("-n", space, "addr", "add", f"{address}/24", "dev", "eth0")
+                for device in ("lo", "eth0"):
+                    ip("-n", space, "link", "set", device, "up")
+            until = time.monotonic() + 10
+            while not all("state UP" in ip("-n", space, "link", "show", "eth0") for space in spaces):
+                assert time.monotonic() < until
+                time.sleep(0.1)
+        except (OSError, subprocess.CalledProcessError) as error:
+            pytest.skip(f"no network namespaces can be made here: {error}")
+        tcp = ["env", "UCX_TLS=tcp,self", "UCX_NET_DEVICES=eth0"]
+        yield ["ip", "netns", "exec", spaces[0], *tcp, *launcher, "-ppn", "2"]
 
 
 def program(name: str, *arguments: str) -> list[str]:

@@ -6,6 +6,7 @@ import ctypes
 import json
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from types import SimpleNamespace
 import numpy as np
 
 from cconvnet.errors import DataError
-from cconvnet.ranks import join
+from cconvnet.ranks import join, watchdog
 
 
 def everything() -> None:
@@ -64,7 +65,7 @@ def abort(rank: str, code: str) -> None:
 def train(rank: str, phase: str, how: str) -> None:
     """Go through all phases of a training, in one of which a rank comes to its end."""
     with join() as world:
-        watchdog = world.watchdog
+        dog = world.watchdog
 
         def be_in(here: str) -> None:
             if (here, world.rank) == (phase, int(rank)):
@@ -73,16 +74,22 @@ def train(rank: str, phase: str, how: str) -> None:
 
         be_in("start")
         for number in range(3):
-            watchdog.step(number)
+            dog.step(number)
             if number == 2:
                 be_in("step")
-            with watchdog.phase("exchange", bucket=4):
+            with dog.phase("exchange", bucket=4):
                 be_in("exchange" if number == 2 else "")
         for late in ("test", "save", "end"):
-            with watchdog.phase(late):
+            with dog.phase(late):
                 be_in(late)
         if world.first:
             print("complete", flush=True)
+
+
+def train_through_rank_0(rank: str, phase: str, how: str) -> None:
+    """Do the same with reports to rank 0 alone, as of many ranks."""
+    vars(watchdog)["_MAX_ALL_TO_ALL"] = 1
+    train(rank, phase, how)
 
 
 def circle() -> None:
@@ -152,6 +159,7 @@ ENDS: dict[str, Callable[[], object]] = {
     "vanished": lambda: os._exit(0),
     "exit": lambda: sys.exit(3),
     "words": lambda: sys.exit("enough"),
+    "cut": lambda: (subprocess.run(["ip", "link", "set", "eth0", "down"], check=True), time.sleep(0.1)),
     "failed": fail,
     "mistaken": err,
     "interrupted": interrupt,

@@ -10,6 +10,8 @@ import re
 import signal
 import subprocess
 import time
+from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 from helpers import mpi
@@ -22,15 +24,18 @@ LIMIT = "2"
 HOST = os.uname().nodename
 
 
-def train(size: int, rank: int, phase: str, how: str) -> subprocess.CompletedProcess[str]:
+def train(
+    size: int, rank: int, phase: str, how: str, launcher: Sequence[str] | None = None
+) -> subprocess.CompletedProcess[str]:
     """Return how ranks end, of which one comes to an end in a phase. None may be left."""
-    with mpi.Ranks(size, *mpi.program("train", str(rank), phase, how), CCONVNET_RANK_TIMEOUT=LIMIT) as job:
+    command = mpi.program("train", str(rank), phase, how)
+    with mpi.Ranks(size, *command, launcher=launcher, CCONVNET_RANK_TIMEOUT=LIMIT) as job:
         done = job.finish()
         until = time.monotonic() + 10
         while job.living() and time.monotonic() < until:
             time.sleep(0.05)
         assert job.living() == []
-    assert ("complete" in done.stdout) == (how == "slow")
+    assert ("complete" in done.stdout) == (how in ("none", "slow"))
     return done
 
 
@@ -88,6 +93,26 @@ def test_ranks_that_lose_one_end_in_every_phase(rank: int, phase: str, how: str)
     if how == "standing" and phase not in PLACES:
         pytest.skip("this phase may take as long as it likes")
     check(rank, phase, how)
+
+
+@pytest.mark.long
+def test_ranks_on_hosts_that_lose_each_other_end(tmp_path: Path) -> None:
+    with mpi.two_hosts(tmp_path) as launcher:
+        done = train(4, 3, "none", "none", launcher)
+        assert (done.returncode, done.stderr) == (0, "")
+        done = train(4, 3, "exchange", "cut", launcher)
+    assert done.returncode == 75
+    names = "; ".join(rf"rank {rank} of 4 on node2, in phase [a-z0-9 ,]*" for rank in (2, 3))
+    assert re.search(rf"rank 0 of 4 ends all: frozen or cut off, silent for \d s: {names}\n", done.stderr)
+
+
+@pytest.mark.parametrize(("rank", "speaker"), [(0, 1), pytest.param(2, 0, marks=pytest.mark.long)])
+def test_one_rank_may_hear_for_many(rank: int, speaker: int) -> None:
+    command = mpi.program("train_through_rank_0", str(rank), "step", "frozen")
+    done = mpi.run(3, *command, CCONVNET_RANK_TIMEOUT=LIMIT)
+    assert done.returncode == 75
+    silent = rf"frozen or cut off, silent for \d s: rank {rank} of 3 on {HOST}, .*\n"
+    assert re.fullmatch(f"error: rank {speaker} of 3 ends all: {silent}", done.stderr)
 
 
 def test_ranks_that_wait_for_each_other_end() -> None:
