@@ -14,10 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from cconvnet import devices
-from cconvnet.devices import Device, machine
-from cconvnet.devices.cuda import cuda_ordinals
+from cconvnet.devices import devices_of, machine
 from cconvnet.doctor.diagnosis import Finding
+from cconvnet.ranks.cores import divide_cores, own_devices
 from cconvnet.ranks.world import World
 from cconvnet.system.installation import pip_install
 
@@ -59,8 +58,9 @@ class RankFacts:
 
 
 def survey_ranks(world: World) -> list[RankFacts]:
-    """Return the facts of all ranks; all of them call this."""
-    device = _device(world)
+    """Return the facts of all ranks, with the cores and devices that training gives them. All call this."""
+    divide_cores(world)
+    (device,) = devices_of(own_devices(None, world))
     found = machine.describe(device, clocks=False)
     cores = _cores()
     latency, bandwidth = _link(world)
@@ -77,14 +77,6 @@ def survey_ranks(world: World) -> list[RankFacts]:
         bandwidth=bandwidth,
     )
     return [RankFacts(**told) for told in world.share(asdict(own))]
-
-
-def _device(world: World) -> Device:
-    """Return the device of this rank: the GPUs of a host belong to its ranks in order."""
-    device = devices.get_device()
-    if device.kind != "cuda":
-        return device
-    return devices.get_device(f"cuda:{world.local_rank % len(cuda_ordinals())}")
 
 
 def _cores() -> list[int]:
