@@ -136,7 +136,7 @@ PROMISES = (
     ),
     Promise(
         "loads of 16 bytes",
-        r"^conv_depthwise_wgrad<[48], ",
+        r"^conv_depthwise_wgrad<[48], |^lars_squares<true>",
         lambda kernel: "LDG.16" in _loads(kernel.counts),
     ),
     Promise(

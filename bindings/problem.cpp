@@ -262,6 +262,12 @@ PYBIND11_MODULE(_problem, m) {
       .fields("count", &SgdProblem::count, "lr", &SgdProblem::lr, "momentum", &SgdProblem::momentum,
               "weight_decay", &SgdProblem::weight_decay, "nesterov", &SgdProblem::nesterov);
 
+  ProblemType<LarsProblem>(
+      m, "LarsProblem", "The rate of a tensor of `count` parameters by the norms of them and their gradient.")
+      .made_by(&LarsProblem::make, "count"_a, "eta"_a, "weight_decay"_a = 0.0f, "eps"_a = 0.0f)
+      .fields("count", &LarsProblem::count, "eta", &LarsProblem::eta, "weight_decay",
+              &LarsProblem::weight_decay, "eps", &LarsProblem::eps);
+
   ProblemType<NormLimitProblem>(m, "NormLimitProblem",
                                 "Limits, from `low` to `limit`, to the norm of each row of w[rows,columns].")
       .made_by(&NormLimitProblem::make, "rows"_a, "columns"_a, "limit"_a, "low"_a = 0.0f,

@@ -265,6 +265,14 @@ class SgdProblem:
     weight_decay: float
     nesterov: bool
 
+class LarsProblem:
+    """The rate of a tensor of `count` parameters by the norms of them and their gradient."""
+    def __init__(self, count: int, eta: float, weight_decay: float = ..., eps: float = ...) -> None: ...
+    count: int
+    eta: float
+    weight_decay: float
+    eps: float
+
 class NormLimitProblem:
     """Limits, from `low` to `limit`, to the norm of each row of w[rows,columns]."""
     def __init__(

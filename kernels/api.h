@@ -329,6 +329,14 @@ void l2_cost_backward(const L2CostProblem& problem, const T* x, const float* tar
 // ---- update ---------------------------------------------------------------------------------------------
 void sgd_update(const Update& update, const float* g, Stream stream);
 
+// rates_out[2] = the problem's learning rate, where lr = rates[0], and the momentum rates[1]; in place allowed.
+// They can be the `rates` of an Update with the same weight_decay. A norm of 0 or NaN leaves lr as it is. Norms are
+// summed in double and in a fixed order, so they neither overflow nor underflow.
+// Source: You, Gitman, Ginsburg 2017, "Large batch training of convolutional networks", algorithm 1.
+size_t lars_rate_workspace(const LarsProblem& problem);
+void lars_rate(const LarsProblem& problem, const float* w, const float* g, const float* rates,
+               float* rates_out, void* workspace, Stream stream);
+
 // Multiplies each row of w[rows,columns] whose Euclidean norm exceeds `limit` by limit / norm, and each whose
 // norm is below `low` but not 0 by low / norm. Other rows, and rows with a NaN, keep their bits. w is read
 // and written. Squares that overflow or underflow do no harm: such a row is first scaled by a power of two.

@@ -23,6 +23,21 @@ struct SgdProblem {
   }
 };
 
+// The learning rate of one parameter tensor by layer-wise adaptive rate scaling:
+// lr * eta * |w| / (|g| + weight_decay * |w| + eps), by Euclidean norms.
+struct LarsProblem {
+  int count;
+  float eta, weight_decay, eps;
+
+  static LarsProblem make(int count, float eta, float weight_decay, float eps) {
+    detail::at_least("count", count, 1);
+    detail::require(eta > 0, "eta must be positive");
+    detail::require(weight_decay >= 0, "weight_decay must not be negative");
+    detail::require(eps >= 0, "eps must not be negative");
+    return {count, eta, weight_decay, eps};
+  }
+};
+
 // Limits to the Euclidean norm of each row of w[rows, columns], such as the weights of one filter or unit: at
 // most `limit` and, where it is not 0, at least `low`. With `centered` the norm is that of the row minus its
 // mean.

@@ -32,7 +32,7 @@ TEST_FILES = {
     "more-tests": [
         (
             "lrn lrn_maxpool pool softmax sgd bias batch_norm dropout input_transform elementwise eltmul "
-            "l2_cost tree_sum runtime selection",
+            "l2_cost tree_sum lars runtime selection",
             50,
         )
     ],

@@ -58,7 +58,7 @@ class Call:
 
 
 # Operations that belong to the update wherever they are called: those that follow a gradient or forbid it.
-_UPDATES = ("sgd_update", "limit_norm", "to_bf16", "tree_sum", "watch_losses")
+_UPDATES = ("sgd_update", "lars_rate", "limit_norm", "to_bf16", "tree_sum", "watch_losses")
 
 
 class Recorder:

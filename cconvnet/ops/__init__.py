@@ -56,6 +56,7 @@ from cconvnet.ops.eltmul import eltmul
 from cconvnet.ops.fc import fc_dgrad, fc_fprop, fc_wgrad
 from cconvnet.ops.input_transform import filters_from_blocks, filters_to_blocks, input_transform
 from cconvnet.ops.l2_cost import l2_cost_backward, l2_cost_forward
+from cconvnet.ops.lars import lars_rate
 from cconvnet.ops.limit_norm import limit_norm
 from cconvnet.ops.local import local_dgrad, local_fprop, local_wgrad
 from cconvnet.ops.lrn import lrn_backward, lrn_forward
@@ -103,6 +104,7 @@ __all__ = [
     "input_transform",
     "l2_cost_backward",
     "l2_cost_forward",
+    "lars_rate",
     "limit_norm",
     "local_dgrad",
     "local_fprop",

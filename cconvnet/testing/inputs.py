@@ -293,6 +293,10 @@ def _watch_losses(case: Case, bad: float | None = None) -> dict[str, Any]:
     return {"loss": loss}
 
 
+def _lars_rate(case: Case) -> dict[str, Any]:
+    return {"w": case("w"), "g": case("g"), "rates": np.array([0.1, 0.9], np.float32)}
+
+
 def _limit_norm(case: Case) -> dict[str, Any]:
     problem, draw = case.problem, case.draw
     rows, columns = shape = case.shape("w")
@@ -355,6 +359,7 @@ _OWN: dict[str, Callable[..., dict[str, Any]]] = {
     "softmax_cross_entropy": _softmax_cross_entropy,
     "watch_losses": _watch_losses,
     "sgd_update": _sgd_update,
+    "lars_rate": _lars_rate,
     "limit_norm": _limit_norm,
     "input_transform": _input_transform,
     "add": _add,

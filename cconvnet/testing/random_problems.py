@@ -17,6 +17,7 @@ from cconvnet._problem import (
     FilterBlocksProblem,
     InputProblem,
     L2CostProblem,
+    LarsProblem,
     LocalProblem,
     LrnProblem,
     NeuronProblem,
@@ -251,6 +252,9 @@ def random_case(seed: int, operations: dict[str, Any]) -> tuple[str, Any, dict[s
             lr, momentum, decay = (float(v) for v in 2.0 ** -random.integers(0, 4, 3))
             nesterov = bool(random.random() < 0.5)
             problem = SgdProblem(_size(random, 5000), lr, momentum, decay, nesterov)
+        case "lars":
+            decay, eps = (float(_one_of(random, [0.0, 1e-3, 1.0])) for _ in range(2))
+            problem, arguments["data"] = LarsProblem(_size(random, 20_000), 0.001, decay, eps), "real"
         case "limit":
             # About half of the rows are too long for either kind of data, fewer are too short.
             rows, columns = _size(random, 60), _size(random, 2000)

@@ -182,6 +182,12 @@ inline std::string repr(const SgdProblem& problem) {
   return text.done();
 }
 
+inline std::string repr(const LarsProblem& problem) {
+  return Repr("LarsProblem")("count", problem.count)("eta", problem.eta)(
+             "weight_decay", problem.weight_decay)("eps", problem.eps)
+      .done();
+}
+
 inline std::string repr(const NormLimitProblem& problem) {
   return Repr("NormLimitProblem")("rows", problem.rows)("columns", problem.columns)("limit", problem.limit)(
              "low", problem.low)("centered", problem.centered)

@@ -231,6 +231,8 @@ def arguments_for(function: Callable[..., Any]) -> dict[str, Any]:
         "lr": 0.1,
         "limit": 1.0,
         "merges": [0],
+        "rates": np.ones(2, np.float32),
+        "eta": 0.001,
     }
     found = {}
     for name, parameter in inspect.signature(function).parameters.items():

@@ -20,6 +20,7 @@ from cconvnet._problem import (
     FilterBlocksProblem,
     InputProblem,
     L2CostProblem,
+    LarsProblem,
     LrnProblem,
     NeuronProblem,
     NormLimitProblem,
@@ -68,6 +69,7 @@ _PROBLEMS: dict[str, list[Any]] = {
     "softmax": [SoftmaxProblem(3, 10), SoftmaxProblem(5, 257, ignore=0, smoothing=0.1)],
     "l2": [L2CostProblem(16, 64), L2CostProblem(5, 13)],
     "sgd": [SgdProblem(1024, 0.01, 0.9, 0.0005), SgdProblem(131, 0.01, 0.9, 0.0005, nesterov=True)],
+    "lars": [LarsProblem(4096, 0.001, 0.0005, 1e-9), LarsProblem(131, 0.001)],
     "limit": [
         NormLimitProblem(30, 64, 4.0),
         NormLimitProblem(3, 75, 8.0),

@@ -95,6 +95,10 @@ GOOD: dict[str, Callable[[], Arguments]] = {
     "l2_cost_backward": lambda: {"x": floats(3, 7), "target": -floats(3, 7), "scale": 0.5},
     "watch_losses": lambda: {"loss": floats(8)},
     "sgd_update": lambda: {"g": floats(*X), "v": floats(*X), "w": floats(*X), "lr": 0.5},
+    "lars_rate": lambda: {
+        "w": floats(*X), "g": -floats(*X), "rates": np.array([0.5, 0.75], np.float32), "eta": 0.25,
+        "eps": 0.125,
+    },
     "limit_norm": lambda: {"w": floats(*W), "limit": 10.5, "low": 10.25, "centered": True},
     "tree_sum": lambda: {"x": floats(3, 7), "merges": [0, 1, 1], "scale": 0.5},
     "input_transform": lambda: {

@@ -50,7 +50,7 @@ FLOORS = (
 MOST_MODULES_AT_THE_ROOT = 9
 
 # Families without a layer: other layers use them, or the update does.
-NO_LAYER = ("bias", "elementwise", "eltmul", "limit_norm", "sgd", "tree_sum")
+NO_LAYER = ("bias", "elementwise", "eltmul", "lars", "limit_norm", "sgd", "tree_sum")
 
 
 # ---- families -------------------------------------------------------------------------------------------

@@ -32,6 +32,7 @@ from cconvnet.testing.reference.eltmul import eltmul
 from cconvnet.testing.reference.fc import fc_dgrad, fc_fprop, fc_wgrad
 from cconvnet.testing.reference.input_transform import filters_from_blocks, filters_to_blocks, input_transform
 from cconvnet.testing.reference.l2_cost import l2_cost_backward, l2_cost_forward
+from cconvnet.testing.reference.lars import lars_rate
 from cconvnet.testing.reference.limit_norm import limit_norm
 from cconvnet.testing.reference.local import local_dgrad, local_fprop, local_wgrad
 from cconvnet.testing.reference.lrn import lrn_backward, lrn_forward
@@ -83,6 +84,7 @@ __all__ = [
     "input_transform",
     "l2_cost_backward",
     "l2_cost_forward",
+    "lars_rate",
     "limit_norm",
     "local_dgrad",
     "local_fprop",
