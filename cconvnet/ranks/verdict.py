@@ -122,13 +122,17 @@ def judge(
         speaker = next(rank for rank in range(len(hosts)) if rank not in silent)
         longest = max(silence[rank] for rank in silent)
         return Verdict(f"frozen or cut off, silent for {longest:.0f} s: {places(silent)}", speaker)
-    for rank in sorted(reports):
-        told = reports[rank]
-        if told.phase in STEADY and not told.waiting and told.age > limits.stuck:
-            return Verdict(f"no progress for {told.age:.0f} s: {place(rank)}", rank, standing=True)
+    stuck = [rank for rank in sorted(reports) if _stuck(reports[rank], limits)]
+    if stuck:
+        text = f"no progress for {max(reports[rank].age for rank in stuck):.0f} s: {places(stuck)}"
+        return Verdict(text, stuck[0], standing=len(stuck) == 1)
     if len(reports) == len(hosts) and all(r.waiting and r.age > limits.silent for r in reports.values()):
         least = min(told.age for told in reports.values())
         return Verdict(
             f"all ranks have waited for each other for {least:.0f} s: {places(sorted(reports))}", 0
         )
     return None
+
+
+def _stuck(report: Report, limits: Limits) -> bool:
+    return report.phase in STEADY and not report.waiting and report.age > limits.stuck

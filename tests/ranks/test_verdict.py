@@ -46,6 +46,16 @@ def test_a_rank_that_stands_still_in_a_step_is_found(phase: str) -> None:
     )
 
 
+def test_all_that_stand_still_are_named() -> None:
+    """Ranks may wait within a library that does not say so."""
+    found = verdict(Report("step", 7, age=101), WAITING, Report("step", 7, age=105))
+    assert found == Verdict(
+        "no progress for 105 s: rank 0 of 3 on node0, in phase step of step 8; "
+        "rank 2 of 3 on node2, in phase step of step 8",
+        0,
+    )
+
+
 @pytest.mark.parametrize("phase", [phase for phase in PHASES if phase not in STEADY])
 def test_other_phases_may_last(phase: str) -> None:
     assert verdict(WAITING, WAITING, Report(phase, 7, age=9000)) is None
