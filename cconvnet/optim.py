@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from cconvnet._problem import NormLimitProblem, SgdProblem
+from cconvnet._problem import LarsProblem, NormLimitProblem, SgdProblem
 from cconvnet.checks import real
 from cconvnet.devices import Device
 
@@ -340,18 +340,31 @@ def _joinable(parameters: Iterable[Parameter]) -> list[list[Parameter]]:
 class DeviceRates:
     """The rates of all parameters on one device, so that a captured graph reads the current ones.
 
+    With LARS the rate of weights is in proportion to their norm and that of their gradient; each piece of a
+    parameter has a rate of its own then.
+
+    Source: You, Gitman, Ginsburg 2017, "Large batch training of convolutional networks".
+
     Attributes:
         halt: int32[1] on the device; while it is not 0, no parameter moves.
         frozen: the names of the parameters whose rate is 0.
+        lars: the ratio of a step to the weights; 0: rates are those that are set.
     """
 
-    def __init__(self, parameters: Iterable[Parameter], device: Device, allocate: Callable[..., Any]) -> None:
+    def __init__(
+        self,
+        parameters: Iterable[Parameter],
+        device: Device,
+        allocate: Callable[..., Any],
+        lars: float = 0.0,
+    ) -> None:
         """Take memory for the rates.
 
         Args:
             parameters: all of the network.
             device: where they are.
             allocate: takes memory for as long as the network lives: (device, shape, dtype) -> array.
+            lars: the ratio of a step to the weights.
         """
         self.frozen: frozenset[str] = frozenset()
         self.halt = allocate(device, (1,), np.int32)
@@ -362,6 +375,28 @@ class DeviceRates:
             parameter.name: self._rates[index] for index, parameter in enumerate(self._parameters)
         }
         self._last: Array | None = None
+        self.lars = real("lars", lars, low=0, high=1)
+        self._scaled: dict[int, tuple[LarsProblem, Any]] = {}  # by the piece's id: of its own rates
+        scaled = [piece for one in self._parameters if self.scales(one) for piece in one.pieces]
+        own = allocate(device, (len(scaled), 2)) if scaled else ()
+        for piece, rates in zip(scaled, own, strict=True):
+            problem = LarsProblem(piece.value.size, self.lars, piece.parameter.decay)
+            self._scaled[id(piece)] = problem, rates
+        sizes = [device.module.lars_rate_workspace(problem) for problem, _ in self._scaled.values()]
+        self._workspace = allocate(device, (max(sizes),), np.uint8) if sizes and max(sizes) else None
+
+    def scales(self, parameter: Parameter) -> bool:
+        """True if the rate of a parameter depends on its gradient."""
+        return self.lars > 0 and parameter.of == "weight"
+
+    def scale(self, piece: Piece) -> None:
+        """Find the rate of a piece by its gradient, if it depends on that."""
+        if (found := self._scaled.get(id(piece))) is not None:
+            problem, own = found
+            device, rates = self._device, self._rates_of[piece.parameter.name]
+            device.module.lars_rate(
+                problem, piece.value, piece.gradient, rates, own, self._workspace, device.stream
+            )
 
     def set_rates(self, lr: float | Mapping[str, float], momentum: float) -> None:
         """Set the rates from now on, as for :func:`moves`."""
@@ -381,14 +416,22 @@ class DeviceRates:
         if parameter.name in self.frozen:
             return None
         problem = _problem(piece.value.size, 0.0, 0.0, parameter.decay, parameter.nesterov)
-        rates = self._rates_of[parameter.name]
-        return (problem, piece.velocity, piece.value, piece.rounded, rates, self.halt)
+        return (problem, piece.velocity, piece.value, piece.rounded, self._rates_for(piece), self.halt)
 
-    def move(
-        self, parameter: Parameter, gradient: Any, velocity: Any, value: Any, rounded: Any = None
-    ) -> None:
-        """Update values of a parameter by their gradients; arrays of any part of it."""
-        device = self._device
+    def _rates_for(self, piece: Piece) -> Any:
+        """The rate and the momentum of a piece, on the device."""
+        _, own = self._scaled.get(id(piece), (None, None))
+        return self._rates_of[piece.parameter.name] if own is None else own
+
+    def apply(self, piece: Piece) -> None:
+        """Update a piece by its gradient."""
+        self.scale(piece)
+        self.move(piece, piece.gradient, piece.velocity, piece.value, piece.rounded)
+        piece.limit_norm()
+
+    def move(self, piece: Piece, gradient: Any, velocity: Any, value: Any, rounded: Any = None) -> None:
+        """Update values of a piece, or others of equal rates, by their gradients."""
+        device, parameter = self._device, piece.parameter
         device.module.sgd_update(
             _problem(value.size, 0.0, 0.0, parameter.decay, parameter.nesterov),
             gradient,
@@ -396,7 +439,7 @@ class DeviceRates:
             value,
             device.stream,
             w_bf16=rounded,
-            rates=self._rates_of[parameter.name],
+            rates=self._rates_for(piece),
             halt=self.halt,
         )
 
@@ -418,6 +461,7 @@ class FusedUpdates(DeviceRates):
         device: Device,
         allocate: Callable[..., Any],
         release: Callable[..., None],
+        lars: float = 0.0,
     ) -> None:
         """Join vectors.
 
@@ -426,8 +470,9 @@ class FusedUpdates(DeviceRates):
             device: where they are.
             allocate: takes memory for as long as the network lives: (device, shape, dtype) -> array.
             release: gives back what it took: (device, array).
+            lars: the ratio of a step to the weights; 0: rates are those that are set.
         """
-        super().__init__(parameters, device, allocate)
+        super().__init__(parameters, device, allocate, lars)
         self.joined: frozenset[str] = frozenset()
         self.groups = [
             JoinedVectors(group, device, allocate, release) for group in _joinable(self._parameters)
@@ -449,15 +494,12 @@ class FusedUpdates(DeviceRates):
 
     def apply(self, piece: Piece) -> None:
         """Update a piece by its gradient, unless it is joined with others."""
-        parameter = piece.parameter
-        if parameter.name in self.joined or parameter.name in self.frozen:
-            return
-        self.move(parameter, piece.gradient, piece.velocity, piece.value, piece.rounded)
-        piece.limit_norm()
+        if piece.parameter.name not in self.joined and piece.parameter.name not in self.frozen:
+            super().apply(piece)
 
     def finish(self) -> None:
         """Update the joined vectors, once all of them have their gradients."""
         for group in self.groups:
             first = group.parameters[0]
             if first.name in self.joined and first.name not in self.frozen:
-                self.move(first, group.gradient, group.velocity, group.value)
+                self.move(first.pieces[0], group.gradient, group.velocity, group.value)

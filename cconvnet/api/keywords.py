@@ -124,6 +124,11 @@ class TrainingKeywords(TypedDict, total=False):
     nesterov: bool | None
     """Take Nesterov's momentum, whose updates look one step ahead; the network's own if not given."""
 
+    lars: float | None
+    """Set the rate of each layer's weights by LARS, for large batches: a step is this part of weights,
+    such as 0.001, times lr. 0, for no LARS, if not given.
+    """
+
     weight_decay: float | None
     """Weight decay of the weights of all layers; biases then have none. The network's own, layer by layer,
     if not given.

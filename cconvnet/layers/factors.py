@@ -99,10 +99,15 @@ class Factors:
             weight = branch.weight
             if weight.parameter.name in rates.frozen:
                 continue
+            scaled = rates.scales(weight.parameter)
+            update = None if scaled else rates.of(weight)
             device.module.fc_wgrad(
-                problem, x, self._dy, weight.gradient, layer.workspace, device.stream, update=rates.of(weight)
+                problem, x, self._dy, weight.gradient, layer.workspace, device.stream, update=update
             )
-            weight.limit_norm()
+            if scaled:
+                rates.apply(weight)
+            else:
+                weight.limit_norm()
 
 
 def pays(branches: Sequence[Branch], share: Share) -> bool:

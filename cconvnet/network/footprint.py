@@ -58,6 +58,7 @@ class Plan:
         fuse: bool = True,
         accumulates: bool = False,
         share: Share | None = None,
+        lars: float = 0.0,
     ) -> None:
         self._graph = Graph(
             spec,
@@ -69,6 +70,7 @@ class Plan:
             fuse=fuse,
             accumulates=accumulates,
             share=share,
+            lars=lars,
             memory=ShapesOnly(),
         )
         self.spec = spec

@@ -54,6 +54,7 @@ class Graph:
         accumulates: whether gradients of several batches can be summed.
         memory: allocates the arrays.
         share: the shards of each batch that this process computes; None: whole batches.
+        lars: the ratio of a step to the weights, by LARS; 0: rates are those that are given.
 
     Attributes:
         layers: the spec's layers in order, of a split layer its parts. Fused layers are one.
@@ -94,6 +95,7 @@ class Graph:
         accumulates: bool,
         memory: Memory,
         share: Share | None = None,
+        lars: float = 0.0,
     ) -> None:
         whole("batch", batch, 1)
         whole("seed", seed, 0, 2**64 - 1)
@@ -141,7 +143,7 @@ class Graph:
         self.answering = self._answering()
         # Backward is of use only where something before a layer, or the layer itself, learns.
         self.backward = [layer for layer in reversed(self._order) if layer.output.needs_gradient]
-        self._allocate_shared(fuse, share)
+        self._allocate_shared(fuse, share, lars)
         self.accumulates = accumulates
         self.summed_losses = self._allocate_sums()
 
@@ -380,7 +382,7 @@ class Graph:
             if (id(layer.output) in read if layer.is_copy else layer.name not in heads)
         ]
 
-    def _allocate_shared(self, fuse: bool, share: Share | None) -> None:
+    def _allocate_shared(self, fuse: bool, share: Share | None, lars: float) -> None:
         """Allocate what layers share, gradients and workspaces, and what updates parameters."""
         element = self._site(self.devices[0]).element
         readers = collections.Counter(id(tensor) for layer in self._order for tensor in layer.inputs)
@@ -390,12 +392,14 @@ class Graph:
         self.shards: ShardedUpdates | None = None
         parameters, memory = [*self.parameters.values()], self.memory
         if len(self.devices) > 1:
+            if lars:
+                raise ValueError(f"lars is for networks on one device, not on {len(self.devices)}")
             if share is not None:
                 raise ValueError(f"shards are for networks on one device, not on {len(self.devices)}")
         elif share is not None:
-            self.shards = ShardedUpdates(parameters, self.backward, self.devices[0], memory, share)
+            self.shards = ShardedUpdates(parameters, self.backward, self.devices[0], memory, share, lars)
         else:
-            self.updates = FusedUpdates(parameters, self.devices[0], memory.allocate, memory.release)
+            self.updates = FusedUpdates(parameters, self.devices[0], memory.allocate, memory.release, lars)
         self.losses = join_losses([*self.costs.values()], memory) if len(self.devices) == 1 else None
         if fuse:
             self._fuse_gradients(readers)

@@ -46,6 +46,8 @@ class Network:
         accumulates: whether gradients of several batches can be summed, which takes memory for the sums.
         share: the shards of each batch that this process computes, of `batch` images each; None: whole
             batches. All processes must call connect(), and then make the same calls.
+        lars: the ratio of a step to the weights, by which LARS sets the rate of each layer's weights; 0:
+            rates are those that are given.
         needs: what memory must be free before any is allocated: for "training", for the "forward" pass alone,
             or for a "run" with its checkpoints; None: nothing is checked.
 
@@ -74,6 +76,7 @@ class Network:
         fuse: bool = True,
         accumulates: bool = False,
         share: Share | None = None,
+        lars: float = 0.0,
         needs: str | None = "training",
     ) -> None:
         options: dict[str, Any] = {
@@ -85,6 +88,7 @@ class Network:
             "fuse": fuse,
             "accumulates": accumulates,
             "share": share,
+            "lars": lars,
         }
         if needs is not None:
             footprint.check(footprint.Plan(spec, **options), needs)

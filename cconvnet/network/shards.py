@@ -37,9 +37,9 @@ BUCKET = 25 * 2**20 // 4  # float32 numbers
 
 @dataclass(frozen=True)
 class Move:
-    """A part of a parameter that this rank updates, as a range of the array of all of them."""
+    """A part of a piece of a parameter that this rank updates, as a range of the array of all of them."""
 
-    parameter: Parameter
+    piece: Piece
     first: int
     last: int
 
@@ -100,6 +100,7 @@ class ShardedUpdates(DeviceRates):
         device: where the network is.
         memory: allocates the arrays.
         share: the shards of this rank.
+        lars: the ratio of a step to the weights; 0: rates are those that are set.
 
     Attributes:
         share: the shards of this rank.
@@ -118,8 +119,9 @@ class ShardedUpdates(DeviceRates):
         device: Device,
         memory: Memory,
         share: Share,
+        lars: float = 0.0,
     ) -> None:
-        super().__init__(parameters, device, memory.allocate)
+        super().__init__(parameters, device, memory.allocate, lars)
         self.share, self._memory = share, memory
         self.wires: Wires | None = None
         self._several = share.world.size > 1
@@ -195,8 +197,12 @@ class ShardedUpdates(DeviceRates):
                 self._pushes.append((number, height, merged))
                 height += 1 - merged
                 deepest = max(deepest, height)
-        alone = len(self._pushes) == 1 and self._element == np.float32
-        self.parts = [self.gradient if alone else allocate(device, (self.count,), self._element) for _ in own]
+        # The gradient of a single shard is its part.
+        self._single = len(self._pushes) == 1 and self._element == np.float32
+        if self._single:
+            self.parts = [self.gradient]
+        else:
+            self.parts = [allocate(device, (self.count,), self._element) for _ in own]
         self._stack = [allocate(device, (self.count,)) for _ in range(deepest - 1)]
 
     def _cut(self, ends: Sequence[tuple[Layer, int]]) -> list[Bucket]:
@@ -237,7 +243,7 @@ class ShardedUpdates(DeviceRates):
         for piece, first in self._places:
             begin, end = max(first, own.start), min(first + piece.value.size, own.stop)
             if begin < end:
-                found.append(Move(piece.parameter, begin, end))
+                found.append(Move(piece, begin, end))
         return found
 
     def reset(self) -> None:
@@ -280,7 +286,7 @@ class ShardedUpdates(DeviceRates):
         if self._element == np.uint16:
             device.module.to_bf16(gradient, part, device.stream)
             return
-        if part.base is gradient.base and len(self._pushes) == 1:
+        if self._single:
             return
         sums = [part, *(level[here] for level in self._stack)]
         if not merged:
@@ -344,6 +350,12 @@ class ShardedUpdates(DeviceRates):
             self._wait(self._wanted)
         for number, bucket in enumerate(self.buckets):
             with watchdog.phase("exchange", number):
+                self._sum_own(bucket)
+                if not self.lars:
+                    self._move_own(bucket)
+        if self.lars:
+            self._scale()
+            for bucket in self.buckets:
                 self._move_own(bucket)
         for number, bucket in enumerate(self.buckets):
             with watchdog.phase("exchange", number):
@@ -356,8 +368,8 @@ class ShardedUpdates(DeviceRates):
             piece.round()
             piece.limit_norm()
 
-    def _move_own(self, bucket: Bucket) -> None:
-        """Add the parts of this rank's slice, move its parameters, and begin to gather all."""
+    def _sum_own(self, bucket: Bucket) -> None:
+        """Add the parts of this rank's slice."""
         device, own = self._device, bucket.own
         self._wait(bucket.transfer)
         received = bucket.received
@@ -368,14 +380,33 @@ class ShardedUpdates(DeviceRates):
             received = self.parts[0][own].reshape(1, -1)
         gradient = self.gradient[own]
         device.module.tree_sum(self._total(gradient.size), received, gradient, device.stream)
+
+    def _scale(self) -> None:
+        """Find the rates that depend on whole gradients, which are gathered for it."""
+        for number, bucket in enumerate(self.buckets):
+            with self.share.world.watchdog.phase("exchange", number):
+                self._gather(bucket, self.gradient)
+                self._wait(bucket.transfer)
+        for piece, _ in self._places:
+            self.scale(piece)
+
+    def _gather(self, bucket: Bucket, whole: Any) -> None:
+        """Begin to gather the slices of an array of all ranks."""
+        if self.wires is not None:
+            own, first = bucket.own, bucket.range.start
+            bucket.transfer = self.wires.gather(
+                whole[bucket.range], slice(own.start - first, own.stop - first)
+            )
+
+    def _move_own(self, bucket: Bucket) -> None:
+        """Move the parameters of this rank's slice, and begin to gather all."""
+        own = bucket.own
         for move in bucket.moves:
-            if move.parameter.name in self.frozen:
+            if move.piece.parameter.name in self.frozen:
                 continue
             part, mine = slice(move.first, move.last), slice(move.first - own.start, move.last - own.start)
-            self.move(move.parameter, self.gradient[part], bucket.velocity[mine], self.value[part])
-        if self.wires is not None:
-            own_part = slice(own.start - bucket.range.start, own.stop - bucket.range.start)
-            bucket.transfer = self.wires.gather(self.value[bucket.range], own_part)
+            self.move(move.piece, self.gradient[part], bucket.velocity[mine], self.value[part])
+        self._gather(bucket, self.value)
 
     def _wait(self, transfer: Any) -> None:
         if self.wires is not None and transfer is not None:

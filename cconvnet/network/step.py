@@ -173,6 +173,11 @@ class Runner:
             return
         self._average()
         self.summed, self._finite = 0, True
+        if (updates := self.graph.updates) is not None and updates.lars:
+            updates.set_rates(lr, momentum)
+            self._watch_losses(updates)
+            self._apply(updates)
+            return
         for piece, rate, kept in optim.moves(self.graph.parameters.values(), lr, momentum):
             self.call(piece.parameter, piece.device, "update", optim.update, piece, rate, kept)
 
@@ -326,6 +331,10 @@ class Runner:
             return
         self.backward()
         self._average()
+        self._apply(updates)
+
+    def _apply(self, updates: FusedUpdates) -> None:
+        """Update all parameters on one device by their gradients."""
         cost = self.graph.cost
         with cost.device as device:
             for piece in self._pieces:

@@ -43,10 +43,10 @@ def new_run(
     options: Options,
     devices: list[Device],
     reporter: Reporter,
-    world: World,
     weights: Callable[[Network], dict[str, np.ndarray[Any, Any]]] | None = None,
     arrays: Arrays | None = None,
     keep: bool | None = None,
+    world: World | None = None,
 ) -> Trainer:
     """Make a new run, ready to begin.
 
@@ -54,14 +54,15 @@ def new_run(
         options: What the user asks for.
         devices: Where the network is.
         reporter: Prints what was found and chosen.
-        world: The ranks; this is the first.
         weights: Returns the state that the network begins with; None: random weights.
         arrays: The data, instead of ``options.data``.
         keep: Whether the run's folder keeps the arrays; see preparation.keep_arrays().
+        world: The ranks; this is the first. None: there are no others.
 
     Raises:
         ValueError: An option, the data or the folder cannot be used. Then there is no run.
     """
+    world = world or World.alone()
     if options.out is not None:
         check_new(options.out)
     else:

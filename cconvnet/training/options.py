@@ -309,6 +309,15 @@ class Options:
         recipe="nesterov",
         on_resume="take",
     )
+    lars: float | None = field(
+        RATES,
+        "Set the rate of each layer's weights by LARS, for large batches: a step is this part of weights, "
+        "such as 0.001, times --lr. 0, for no LARS, if not given.",
+        "RATIO",
+        range=Real(low=0, high=1),
+        otherwise=0.0,
+        on_resume="take",
+    )
     weight_decay: float | None = field(
         RATES,
         "Weight decay of the weights of all layers; biases then have none. The network's own, layer by "

@@ -131,6 +131,7 @@ def make_network(
         spec,
         batch=settings.pass_images,
         share=share_of(world, settings),
+        lars=settings.lars,
         devices=[device.name for device in devices],
         towers=settings.towers,
         seed=settings.seed,

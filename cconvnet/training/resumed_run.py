@@ -44,9 +44,9 @@ def resumed_run(
     options: Options,
     devices: list[Device],
     reporter: Reporter,
-    world: World,
     arrays: Arrays | None = None,
     keep: bool | None = None,
+    world: World | None = None,
 ) -> Trainer:
     """Open a run at its newest sound checkpoint, or at the one that ``options.resume`` names.
 
@@ -54,9 +54,9 @@ def resumed_run(
         options: What the user asks for.
         devices: Where the network is.
         reporter: Prints what was found and changed.
-        world: The ranks; this is the first.
         arrays: The data, if it is in memory.
         keep: Whether the run's folder keeps the arrays; see preparation.keep_arrays().
+        world: The ranks; this is the first. None: there are no others.
 
     Raises:
         RunError: The run cannot be resumed with these options.
@@ -69,6 +69,7 @@ def resumed_run(
     net = chosen_net(options)
     run = Run.open(path)
     try:
+        world = world or World.alone()
         return _resume(run, options.resume, net, options, devices, reporter, world, arrays, keep)
     except BaseException:
         run.close()

@@ -70,9 +70,9 @@ def train(
         if world.first:
             options = _resolve_auto(options, reporter)
             if options.resume is None:
-                trainer = new_run(options, devices, reporter, world, arrays=arrays, keep=keep)
+                trainer = new_run(options, devices, reporter, None, arrays, keep, world)
             else:
-                trainer = resumed_run(options, devices, reporter, world, arrays, keep)
+                trainer = resumed_run(options, devices, reporter, arrays, keep, world)
             world.broadcast(told(trainer))
         else:
             trainer = follow(world.broadcast(None), options, devices, reporter, world, arrays)
@@ -132,7 +132,7 @@ def begin_with(
     """
     check_options(options)
     world = _alone()
-    trainer = new_run(options, devices_of(options.devices), reporter, world, weights)
+    trainer = new_run(options, devices_of(options.devices), reporter, weights, world=world)
     with trainer.run, trainer.saver:
         start.begin(trainer, options)
         trainer.checkpoints.wait()

@@ -58,6 +58,8 @@ class Settings:
         random_resized_crop: True if parts of pictures are resized to the network's input.
         area: The least and the largest part of a picture's area that is resized so.
         accumulate: Batches per step, whose gradients are averaged.
+        lars: The ratio of a step to the weights, by which LARS sets the rates of weights; 0: rates are as
+            above.
         shards: The number of parts that each batch is cut into, whose gradients are added in a fixed tree.
         wire: The type of gradients between ranks; see :class:`cconvnet.ranks.shares.Share`.
         reduction: The order in which gradients of ranks are added, likewise.
@@ -99,6 +101,7 @@ class Settings:
     random_resized_crop: bool = False
     area: tuple[float, float] = AREA
     accumulate: int = 1
+    lars: float = 0.0
     shards: int = 1
     wire: str = "fp32"
     reduction: str = "tree"

@@ -80,6 +80,7 @@ _CHANGES = {
     "warmup_from": "warm-up from",
     "momentum": "momentum",
     "nesterov": "Nesterov's momentum",
+    "lars": "LARS",
     "weight_decay": "weight decay",
     "label_smoothing": "label smoothing",
     "crop": "random crops",

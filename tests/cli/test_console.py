@@ -20,7 +20,6 @@ import pytest
 from cconvnet import console
 from cconvnet.console import Bar, Reporter, Silent, clock, fit_line
 from cconvnet.devices import devices_of
-from cconvnet.ranks import World
 from cconvnet.runs.overview import read_overview
 from cconvnet.training.new_run import new_run
 from cconvnet.training.options import Options
@@ -351,7 +350,7 @@ def test_the_time_left_follows_a_machine_that_slows_down() -> None:
 def test_the_time_left_of_a_run_counts_what_is_left(tmp_path: Path) -> None:
     """Count the ends of epochs that remain, also for a run that stops within an epoch."""
     options = Options(devices=["cpu:0"], epochs=3, out=tmp_path / "run")
-    trainer = new_run(options, devices_of(["cpu:0"]), Silent(io.StringIO()), World.alone())
+    trainer = new_run(options, devices_of(["cpu:0"]), Silent(io.StringIO()))
     with trainer.run:
         seen = []
         trainer.pace.left = lambda steps, ends: seen.append((steps, ends))  # type: ignore[method-assign]

@@ -122,7 +122,7 @@ NEEDED = {
 # A 0 that means something.
 ZERO_IS_LEGITIMATE = {
     *("--seed", "--workers", "--warmup", "--warmup-from", "--color-noise", "--pad", "--momentum"),
-    *("--weight-decay", "--label-smoothing", "--older-than"),
+    *("--weight-decay", "--label-smoothing", "--lars", "--older-than"),
 }
 
 HUGE = "1" + 30 * "0"

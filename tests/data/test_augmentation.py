@@ -69,9 +69,9 @@ class Seen:
         load, forward = Network.load, Runner.forward
         loaded: list[npt.NDArray[np.uint8]] = []
 
-        def loading(network: Network, images: Any, *rest: Any) -> None:
+        def loading(network: Network, images: Any, *rest: Any, **more: Any) -> None:
             loaded[:] = [images.copy()]
-            load(network, images, *rest)
+            load(network, images, *rest, **more)
 
         def running(runner: Runner, train: bool) -> None:
             forward(runner, train)

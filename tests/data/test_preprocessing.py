@@ -210,9 +210,9 @@ def loaded(monkeypatch: pytest.MonkeyPatch) -> Callable[[], set[bytes]]:
     found: set[bytes] = set()
     load = Network.load
 
-    def recording(network: Network, images: Any, *arguments: Any) -> None:
+    def recording(network: Network, images: Any, *arguments: Any, **more: Any) -> None:
         found.update(image.tobytes() for image in np.asarray(images))
-        load(network, images, *arguments)
+        load(network, images, *arguments, **more)
 
     def taken() -> set[bytes]:
         images = set(found)

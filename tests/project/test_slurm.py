@@ -10,9 +10,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from helpers import mpi
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "examples" / "slurm" / "alexnet.sbatch"
+RANKS = ROOT / "examples" / "slurm" / "ranks.sbatch"
 
 
 def program(path: Path, text: str) -> None:
@@ -34,9 +36,11 @@ def job(tmp_path: Path) -> dict[str, str]:
     return os.environ | {"VENV": str(tmp_path / "venv"), "COMMANDS": str(tmp_path / "commands")}
 
 
-def run(job: dict[str, str], folder: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+def run(
+    job: dict[str, str], folder: Path, script: Path = SCRIPT, **variables: str
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        ["bash", SCRIPT],
+        ["bash", script],
         cwd=folder,
         env=job | variables,
         capture_output=True,
@@ -57,6 +61,21 @@ def test_jobs_resume_each_other(job: dict[str, str], tmp_path: Path) -> None:
     commands = Path(job["COMMANDS"]).read_text().splitlines()
     assert len(commands) == 2 and len(set(commands)) == 1
     assert "--device cuda:0,cuda:1" in commands[0] and "--resume auto" in commands[0]
+
+
+def test_jobs_of_ranks_resume_each_other(job: dict[str, str], tmp_path: Path) -> None:
+    """Two processes stand in for sixteen, and the second job has one."""
+    small = "--net lenet --device cpu:0 --precision fp32 --warmup 0 --steps"
+    started = f'{shlex.quote(mpi.mpiexec())} -n "$NUMBER" "$@"'
+    arguments = f'test "$2" = doctor || set -- "$@" {small} "$STEPS"'
+    program(tmp_path / "venv" / "bin" / "mpiexec", f"{arguments}\nexec {started}")
+    clean = {**mpi.environment(), **{name: job[name] for name in ("VENV", "COMMANDS")}}
+    first = run(clean, tmp_path, RANKS, DATA="digits", STEPS="1", NUMBER="2")
+    assert first.returncode == 0, first.stdout + first.stderr
+    second = run(clean, tmp_path, RANKS, DATA="digits", STEPS="2", NUMBER="1")
+    assert second.returncode == 0, second.stdout + second.stderr
+    assert "2 steps" in second.stdout and "from step 1" in second.stdout
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["alexnet-ranks"]
 
 
 def test_a_job_without_data_says_so(job: dict[str, str], tmp_path: Path) -> None:

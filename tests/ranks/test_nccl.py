@@ -18,9 +18,9 @@ from cconvnet.ranks.world import World
 SHARDS, STEPS = 4, 4
 
 
-def train(device: Any, share: Share) -> Network:
+def train(device: Any, share: Share, lars: float = 0.0) -> Network:
     """Train on shards of batches of eight images."""
-    network = Network(ALEXNET, batch=8 // SHARDS, devices=device, seed=3, share=share, needs=None)
+    network = Network(ALEXNET, batch=8 // SHARDS, devices=device, seed=3, share=share, lars=lars, needs=None)
     network.connect()
     for number in range(STEPS):
         batch = batch_of(ALEXNET, 8, number)
@@ -36,6 +36,7 @@ def train(device: Any, share: Share) -> Network:
 
 def run(ranks: int, monkeypatch: pytest.MonkeyPatch, **options: Any) -> tuple[list[Any], list[list[Any]]]:
     """Return the states of all ranks, each a thread, and their calls of NCCL."""
+    lars = options.pop("lars", 0.0)
     meeting, calls = Meeting(ranks), [[] for _ in range(ranks)]  # type: ignore[var-annotated]
     monkeypatch.setattr(shards_module, "BUCKET", 2000)
     monkeypatch.setattr(shards_module, "nccl_for", lambda world, device: Nccl(meeting, device, calls))
@@ -44,7 +45,7 @@ def run(ranks: int, monkeypatch: pytest.MonkeyPatch, **options: Any) -> tuple[li
 
     def work(rank: int) -> None:
         try:
-            network = train(FakeGpu(), Share(ThreadWorld(meeting, rank), SHARDS, **options))
+            network = train(FakeGpu(), Share(ThreadWorld(meeting, rank), SHARDS, **options), lars)
             states[rank] = network.state()
         except BaseException as fault:
             faults.append(fault)
@@ -71,6 +72,12 @@ def test_ranks_with_nccl_have_the_bits_of_one(ranks: int, wire: str, monkeypatch
 
 
 ALEXNET_VALUES = list(Network(ALEXNET, batch=1, devices="cpu:0", needs=None).parameters)
+
+
+def test_rates_of_whole_gradients_are_those_of_one_rank(monkeypatch: pytest.MonkeyPatch) -> None:
+    alone = train(FakeGpu(), Share(World.alone(), SHARDS), lars=0.01).state()
+    states, _ = run(3, monkeypatch, lars=0.01)
+    assert_equal(alone, states[0])
 
 
 @pytest.mark.parametrize("reduction", ["tree", "fast"])
