@@ -142,7 +142,9 @@ class Steps:
         if begun is None:
             return
         self._begun = None
-        results = [part.result() for part in begun.parts]
+        # On GPUs this is where a rank waits for transfers that others have not begun.
+        with self._team.world.watchdog.waiting():
+            results = [part.result() for part in begun.parts]
         found = self._team.meet(network, [(Tally.of(result), result.finite) for result in results])
         if not all(finite for _, finite in found):
             own = (pair for pair in zip(begun.parts, results, strict=True) if not pair[1].finite)
