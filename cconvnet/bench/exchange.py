@@ -26,6 +26,7 @@ from cconvnet.ranks import RanksError
 from cconvnet.ranks.cores import divide_cores, own_devices
 from cconvnet.ranks.shares import Share
 from cconvnet.ranks.world import World
+from cconvnet.system.installation import pip_install
 
 Array = np.ndarray[Any, Any]
 
@@ -214,8 +215,8 @@ def exchange(
         whole("--sizes", size, 1)
     if world.size == 1:
         raise RanksError(
-            "an exchange needs at least two processes: mpiexec -n 2 cconvnet bench exchange "
-            "(pip install 'cconvnet[mpi]')"
+            "an exchange needs at least two processes: mpiexec -n 2 cconvnet bench exchange; mpiexec comes "
+            f"with {pip_install('mpi4py', 'mpich')}"
         )
     divide_cores(world)
     (device,) = devices_of(own_devices(devices, world))[:1]

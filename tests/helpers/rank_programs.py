@@ -148,6 +148,11 @@ def interrupt() -> None:
     raise KeyboardInterrupt
 
 
+def cut() -> None:
+    subprocess.run(["ip", "link", "set", "eth0", "down"], check=True, timeout=20)
+    time.sleep(0.1)
+
+
 ENDS: dict[str, Callable[[], object]] = {
     "none": lambda: None,
     "short": lambda: time.sleep(1.5),
@@ -159,7 +164,7 @@ ENDS: dict[str, Callable[[], object]] = {
     "vanished": lambda: os._exit(0),
     "exit": lambda: sys.exit(3),
     "words": lambda: sys.exit("enough"),
-    "cut": lambda: (subprocess.run(["ip", "link", "set", "eth0", "down"], check=True), time.sleep(0.1)),
+    "cut": cut,
     "failed": fail,
     "mistaken": err,
     "interrupted": interrupt,
