@@ -411,9 +411,12 @@ class DeviceRates:
         self.frozen = frozenset(name for name, (rate, _) in rates.items() if rate == 0)
 
     def of(self, piece: Piece) -> tuple[Any, ...] | None:
-        """The arguments by which a filter gradient also updates a piece; None if it is frozen."""
+        """The arguments by which a filter gradient also updates a piece.
+
+        None if it is frozen, or if its rate depends on the whole gradient; see :meth:`complete`.
+        """
         parameter = piece.parameter
-        if parameter.name in self.frozen:
+        if parameter.name in self.frozen or self.scales(parameter):
             return None
         problem = _problem(piece.value.size, 0.0, 0.0, parameter.decay, parameter.nesterov)
         return (problem, piece.velocity, piece.value, piece.rounded, self._rates_for(piece), self.halt)
@@ -428,6 +431,18 @@ class DeviceRates:
         self.scale(piece)
         self.move(piece, piece.gradient, piece.velocity, piece.value, piece.rounded)
         piece.limit_norm()
+
+    def complete(self, piece: Piece, updated: bool) -> None:
+        """Do what is left of a piece's update behind its gradient.
+
+        Args:
+            piece: the piece, which is not frozen.
+            updated: whether the operation that computed the gradient took the arguments of :meth:`of`.
+        """
+        if updated:
+            piece.limit_norm()
+        else:
+            self.apply(piece)
 
     def move(self, piece: Piece, gradient: Any, velocity: Any, value: Any, rounded: Any = None) -> None:
         """Update values of a piece, or others of equal rates, by their gradients."""

@@ -23,29 +23,24 @@ class Dropout:
     """
 
     def __init__(self, spec: DropoutSpec, x: Tensor, site: Site) -> None:
-        # No two layers and no two steps draw the same mask. A part draws its channels of the whole mask.
-        row = x.count // x.shape[0]
-        part_of_whole, rows = {"columns": row, "row_stride": row, "first": 0}, 1
-        if x.channels != x.of_channels:
-            part_of_whole = {"columns": x.channels, "row_stride": x.of_channels, "first": x.first}
-            rows = row // x.channels  # of an image
         # At test time everything is kept.
         self._test = self.last = DropoutProblem(x.count, 1.0, 1.0 if spec.inverted else spec.keep)
         self.step = site.step
         self._loaded = site.loaded
         scale = 1 / spec.keep if spec.inverted else 1.0
+        # No two layers and no two steps draw the same mask. A part draws its rows and channels of the whole.
         subsequence = zlib.crc32(spec.name.encode()) << 32
+        pixels = x.count // x.shape[0] // x.channels
 
         @functools.cache
         def training(first_row: int) -> DropoutProblem:
             if not spec.enabled:
                 return self._test
-            place = part_of_whole
-            if first_row == 0 and x.channels == x.of_channels:
-                place = {}
-            elif first_row:
-                place = {**place, "first_row": first_row * rows}
-            return DropoutProblem(x.count, spec.keep, scale, site.seed, subsequence, **place)
+            columns = x.channels, x.of_channels, x.first
+            first_pixel = first_row * pixels
+            return DropoutProblem(
+                x.count, spec.keep, scale, site.seed, subsequence, *columns, first_row=first_pixel
+            )
 
         self.training = training
 

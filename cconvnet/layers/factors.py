@@ -99,15 +99,11 @@ class Factors:
             weight = branch.weight
             if weight.parameter.name in rates.frozen:
                 continue
-            scaled = rates.scales(weight.parameter)
-            update = None if scaled else rates.of(weight)
+            update = rates.of(weight)
             device.module.fc_wgrad(
                 problem, x, self._dy, weight.gradient, layer.workspace, device.stream, update=update
             )
-            if scaled:
-                rates.apply(weight)
-            else:
-                weight.limit_norm()
+            rates.complete(weight, update is not None)
 
 
 def pays(branches: Sequence[Branch], share: Share) -> bool:

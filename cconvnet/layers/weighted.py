@@ -313,15 +313,12 @@ class WeightedLayer(Layer):
             if updates is not None and weight.parameter.name in updates.frozen:
                 continue
             if blocks is None:
-                fused = updates is not None and not updates.scales(weight.parameter)
-                update = updates.of(weight) if updates is not None and fused else None
+                update = None if updates is None else updates.of(weight)
                 self._pass("wgrad")(
                     branch.problem, branch.x.array, dy, weight.gradient, self.workspace, stream, update=update
                 )
-                if fused:
-                    weight.limit_norm()
-                elif updates is not None:
-                    updates.apply(weight)
+                if updates is not None:
+                    updates.complete(weight, update is not None)
             else:
                 self._pass("wgrad")(
                     branch.problem, branch.x.array, dy, blocks.gradient, self.workspace, stream

@@ -164,20 +164,18 @@ class Runner:
         """Move every parameter by its gradient, or by the mean of it and those that are summed."""
         if (shards := self.graph.shards) is not None:
             shards.set_rates(lr, momentum)
-            self._watch_losses(shards)
-            shards.agree()
-            for layer in self.graph.backward:
-                self._begin_exchange(shards, layer)
-            self._finish(shards)
+            self._update_shards(shards)
             self.summed = shards.pushed = 0
             return
-        self._average()
-        self.summed, self._finite = 0, True
         if (updates := self.graph.updates) is not None and updates.lars:
             updates.set_rates(lr, momentum)
             self._watch_losses(updates)
+            self._average()
             self._apply(updates)
+            self.summed = 0
             return
+        self._average()
+        self.summed, self._finite = 0, True
         for piece, rate, kept in optim.moves(self.graph.parameters.values(), lr, momentum):
             self.call(piece.parameter, piece.device, "update", optim.update, piece, rate, kept)
 
@@ -354,20 +352,19 @@ class Runner:
     def _step_of_shards(self, shards: ShardedUpdates) -> None:
         """The last batch of this process's shards, behind its inputs, the exchange and the update."""
         self.forward(True)
+        self._update_shards(shards, self.backward_layer)
+
+    def _update_shards(
+        self, shards: ShardedUpdates, backward: Callable[[Layer, None], None] = lambda layer, updates: None
+    ) -> None:
+        """Exchange the gradients and update, layer by layer behind its backward pass if that is to run."""
         self._watch_losses(shards)
         shards.agree()
         for layer in self.graph.backward:
-            self.backward_layer(layer, None)
-            self._begin_exchange(shards, layer)
-        self._finish(shards)
-
-    def _begin_exchange(self, shards: ShardedUpdates, layer: Layer) -> None:
-        """Begin to exchange what a layer's backward pass has completed."""
-        if layer.pieces:
-            with layer.device as device:
-                self.call(layer, device, "exchange", shards.begin_exchange, layer, self.summed)
-
-    def _finish(self, shards: ShardedUpdates) -> None:
+            backward(layer, None)
+            if layer.pieces:
+                with layer.device as device:
+                    self.call(layer, device, "exchange", shards.begin_exchange, layer, self.summed)
         last = self._last_learner
         with last.device as device:
             self.call(last, device, "exchange", shards.finish)

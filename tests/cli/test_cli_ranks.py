@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import signal
-import subprocess
 import sys
 from pathlib import Path
 
@@ -15,18 +14,6 @@ from helpers import mpi
 from cconvnet.training.stopping import Interrupts
 
 CCONVNET = [sys.executable, "-P", "-m", "cconvnet"]
-
-
-def alone(tmp_path: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*CCONVNET, *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-        cwd=tmp_path,
-        env=mpi.environment(**variables),
-    )
 
 
 def test_other_commands_are_refused_once() -> None:
@@ -41,7 +28,7 @@ def test_other_commands_are_refused_once() -> None:
 
 @pytest.mark.parametrize(("rank", "shown"), [("0", True), ("3", False)])
 def test_torchrun_is_refused_once(rank: str, shown: bool, tmp_path: Path) -> None:
-    done = alone(tmp_path, "train", WORLD_SIZE="4", RANK=rank)
+    done = mpi.alone(tmp_path, *CCONVNET, "train", WORLD_SIZE="4", RANK=rank)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("error: WORLD_SIZE=4: torchrun cannot start ranks; use mpiexec") == shown
     assert len(done.stderr.splitlines()) == shown
@@ -63,7 +50,7 @@ def test_help_is_printed_once() -> None:
 def test_ranks_without_mpi4py_print_their_mistake_once(rank: str, shown: bool, tmp_path: Path) -> None:
     (tmp_path / "mpi4py.py").write_text("raise ImportError('No module')")
     variables = {"PMI_SIZE": "2", "PMI_RANK": rank, "PYTHONPATH": str(tmp_path)}
-    done = alone(tmp_path, "train", "--lr", "-1", **variables)
+    done = mpi.alone(tmp_path, *CCONVNET, "train", "--lr", "-1", **variables)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "error: --lr must be above 0, not -1.0\n" * shown
 

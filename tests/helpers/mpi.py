@@ -105,6 +105,19 @@ def run(
         return job.finish(seconds)
 
 
+def alone(folder: Path, *command: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end in one process, which no launcher starts."""
+    return subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+        cwd=folder,
+        env=environment(**variables),
+    )
+
+
 _SSH = """#!/bin/sh
 # In place of ssh: options, a host, a command. A host is a network namespace with a name of its own.
 while [ "${1#-}" != "$1" ]; do shift; done

@@ -71,15 +71,7 @@ def join(tmp_path: Path, **variables: str) -> subprocess.CompletedProcess[str]:
     code = (
         "import sys, cconvnet.ranks; cconvnet.ranks.join(); print([m for m in sys.modules if 'mpi4py' in m])"
     )
-    return subprocess.run(
-        [sys.executable, "-c", code],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-        cwd=tmp_path,
-        env=mpi.environment(**variables),
-    )
+    return mpi.alone(tmp_path, sys.executable, "-c", code, **variables)
 
 
 def test_a_process_alone_does_not_load_mpi(tmp_path: Path) -> None:
