@@ -99,11 +99,17 @@ class Saved:
 
 
 class Saver:
-    """The writer of snapshots of a network, one at a time; its context ends when all is written."""
+    """The writer of snapshots of a network, one at a time; its context ends when all is written.
 
-    def __init__(self, network: Network, folder: Folder) -> None:
-        self._folder = folder
-        self._snapshot = Snapshot(network)
+    Args:
+        network: The network.
+        folder: Where the checkpoints are.
+        writes: False on a rank that only gives its part to the first; it has no memory for snapshots.
+    """
+
+    def __init__(self, network: Network, folder: Folder, writes: bool = True) -> None:
+        self._network, self._folder = network, folder
+        self._snapshot = Snapshot(network) if writes else None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="cconvnet-checkpoint")
         self._pending: Future[Saved] | None = None
 
@@ -125,16 +131,17 @@ class Saver:
             checkpoint: Its tensors are written beside the network's own. Nothing in it may change.
             best_step: The step of the checkpoint with the lowest test error, which stays.
         """
-        assert self._pending is None
+        assert self._pending is None and self._snapshot is not None
         self._pending = self._thread.submit(self._write, checkpoint, best_step, self._snapshot.take())
 
     def give(self) -> None:
         """Give this rank's part of a snapshot to the first rank, which writes it."""
-        self._snapshot.take()()
+        self._network.collect()
 
     def _write(self, beside: Checkpoint, best_step: int | None, wait_for_copies: Callable[[], None]) -> Saved:
         wait_for_copies()
         begun = time.perf_counter()
+        assert self._snapshot is not None
         tensors = ChainMap(dict(beside.tensors), self._snapshot)  # type: ignore[arg-type]
         path = self._folder.save(dataclasses.replace(beside, tensors=tensors), best_step)
         return Saved(beside.step, path, path.stat().st_size, time.perf_counter() - begun)

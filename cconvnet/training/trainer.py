@@ -109,7 +109,7 @@ class Trainer:
         self.progress = progress = Progress()
         self.statistics = Statistics()
         self.steps_per_epoch = per_epoch = len(source.train) // settings.step_images
-        self.saver = Saver(network, run.checkpoints)
+        self.saver = Saver(network, run.checkpoints, writes=team.first)
         self.failures = failures = Failures(run, network, settings.lr, self.saver.settle)
         self.log = Log(run, network, progress, per_epoch, failures, team)
         content = self._checkpoint if team.first else None
