@@ -20,6 +20,7 @@ from cconvnet.layers import CostLayer, Layer
 from cconvnet.network.graph import Graph
 from cconvnet.network.shards import ShardedUpdates
 from cconvnet.optim import DeviceRates, FusedUpdates, Parameter, Piece
+from cconvnet.ranks.wires import captured
 
 Array = np.ndarray[Any, Any]
 
@@ -381,7 +382,8 @@ class Runner:
             return
         if (replay := self.captured[key]) is None:
             (device,) = self.graph.devices
-            self.captured[key] = replay = device.captured(work)
+            wires = None if self.graph.shards is None else self.graph.shards.wires
+            self.captured[key] = replay = captured(device, wires, work)
         replay()
 
     # -- its result --

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
 import numpy as np
@@ -42,6 +42,21 @@ class Wires(Protocol):
 
     def wait(self, transfer: Any) -> None:
         """Let later work of the device wait for a transfer."""
+
+
+def captured(device: Device, wires: Wires | None, work: Callable[[], None]) -> Callable[[], None]:
+    """Capture work of a device, transfers included; their bytes are counted at each replay."""
+    if wires is None:
+        return device.captured(work)
+    before = wires.sent_bytes
+    replay = device.captured(work)
+    sent, wires.sent_bytes = wires.sent_bytes - before, before
+
+    def replay_and_count() -> None:
+        replay()
+        wires.sent_bytes += sent
+
+    return replay_and_count
 
 
 @dataclasses.dataclass

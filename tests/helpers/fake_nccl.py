@@ -1,21 +1,21 @@
 """As much of NCCL and of CuPy's streams as transfers between ranks use; each rank is a thread of the test.
 
-Transfers move memory, and every call is recorded by rank. Within captured work whatever makes the host wait
-is refused, as CUDA does.
+Every call is recorded by rank. Transfers move memory as late as they may: when the device's work waits for
+them. Within captured work whatever makes the host wait is refused, as CUDA does.
 """
 
 from __future__ import annotations
 
 import ctypes
-import threading
+import itertools
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+from helpers.thread_ranks import Meeting
 
 from cconvnet.devices import Device
-from cconvnet.ranks.world import World
 
 Array = np.ndarray[Any, Any]
 KINDS = {"NCCL_FLOAT32": np.float32, "NCCL_FLOAT16": np.uint16, "NCCL_INT32": np.int32}
@@ -27,44 +27,6 @@ class GpuArray(np.ndarray[Any, Any]):
     @property
     def data(self) -> Any:  # type: ignore[override]
         return SimpleNamespace(ptr=self.ctypes.data)
-
-
-class Meeting:
-    """A place where all ranks leave something and see what the others left."""
-
-    def __init__(self, size: int) -> None:
-        self.size = size
-        self.barrier = threading.Barrier(size, timeout=60)
-        self._left: list[Any] = [None] * size
-
-    def leave(self, rank: int, what: Any) -> list[Any]:
-        self._left[rank] = what
-        self.barrier.wait()
-        found = list(self._left)
-        self.barrier.wait()
-        return found
-
-
-class ThreadWorld(World):
-    """The world of a thread."""
-
-    def __init__(self, meeting: Meeting, rank: int) -> None:
-        super().__init__()
-        self._meeting = meeting
-        self.rank = self.local_rank = rank
-        self.size = self.local_size = meeting.size
-
-    def share(self, value: Any) -> list[Any]:
-        return self._meeting.leave(self.rank, value)
-
-    def broadcast(self, value: Any) -> Any:
-        return self.share(value)[0]
-
-    def collect_array(self, own: Array, whole: Array) -> None:
-        found = self.share(np.array(own))
-        if self.first:
-            for target, array in zip(whole, found, strict=True):
-                target[...] = array
 
 
 class Nccl:
@@ -80,7 +42,7 @@ class Nccl:
     def __init__(self, meeting: Meeting, device: FakeGpu, calls: list[list[tuple[Any, ...]]]) -> None:
         vars(self).update({name: name for name in KINDS})
         self._meeting, self._device, self.calls = meeting, device, calls
-        self._group: list[Callable[[], None]] | None = None
+        self._group: list[Callable[[dict[int, list[Array]]], None]] | None = None
 
     def get_unique_id(self) -> tuple[int, ...]:
         return 1, -2, 3
@@ -97,15 +59,19 @@ class Nccl:
 
     def groupEnd(self) -> None:
         assert self._group is not None
-        told = self._meeting.leave(self.rank, self._messages)
-        arrived = {
-            peer: [np.array(one) for one in told[peer].get(self.rank, [])] for peer in range(len(told))
-        }
-        self._meeting.barrier.wait()  # all is read before anything is written
-        for receive in self._group:
-            receive(arrived)  # type: ignore[call-arg]
-        self._group = None
-        assert not any(arrived.values()), "messages that nobody received"
+        messages, receives, self._group = self._messages, self._group, None
+
+        def deliver() -> None:
+            told = self._meeting.leave(self.rank, messages)
+            arrived = {
+                peer: [np.array(one) for one in told[peer].get(self.rank, [])] for peer in range(len(told))
+            }
+            self._meeting.barrier.wait()  # all is read before anything is written
+            for receive in receives:
+                receive(arrived)
+            assert not any(arrived.values()), "messages that nobody received"
+
+        self._device.transfers.append(deliver)
 
     def send(self, address: int, count: int, kind: str, peer: int, stream: Any) -> None:
         assert self._group is not None
@@ -121,26 +87,35 @@ class Nccl:
             assert (message.size, message.dtype) == (count, KINDS[kind])
             _memory(address, count, kind)[...] = message
 
-        self._group.append(receive)  # type: ignore[arg-type]
+        self._group.append(receive)
 
     def allGather(self, own: int, whole: int, count: int, kind: str, stream: Any) -> None:
+        def gather(found: list[Array]) -> None:
+            _memory(whole, count * len(found), kind)[...] = np.concatenate(found)
+
         self._record("allGather", count, kind, None, stream)
-        found = self._together(_memory(own, count, kind))
-        _memory(whole, count * len(found), kind)[...] = np.concatenate(found)
+        self._together(_memory(own, count, kind), gather)
 
     def reduceScatter(self, whole: int, own: int, count: int, kind: str, add: str, stream: Any) -> None:
-        self._record("reduceScatter", count, kind, add, stream)
-        found = self._together(_memory(whole, count * self._meeting.size, kind))
         here = slice(self.rank * count, (self.rank + 1) * count)
-        _memory(own, count, kind)[...] = np.sum([array[here] for array in found], axis=0)
+
+        def reduce(found: list[Array]) -> None:
+            _memory(own, count, kind)[...] = np.sum([array[here] for array in found], axis=0)
+
+        self._record("reduceScatter", count, kind, add, stream)
+        self._together(_memory(whole, count * self._meeting.size, kind), reduce)
 
     def allReduce(self, source: int, target: int, count: int, kind: str, most: str, stream: Any) -> None:
+        def reduce(found: list[Array]) -> None:
+            _memory(target, count, kind)[...] = np.max(found, axis=0)
+
         assert most == "max"
         self._record("allReduce", count, kind, most, stream)
-        _memory(target, count, kind)[...] = np.max(self._together(_memory(source, count, kind)), axis=0)
+        self._together(_memory(source, count, kind), reduce)
 
-    def _together(self, own: Array) -> list[Array]:
-        return self._meeting.leave(self.rank, np.array(own))
+    def _together(self, own: Array, land: Callable[[list[Array]], None]) -> None:
+        """Let the stream bring together the arrays of all ranks, as they are then."""
+        self._device.transfers.append(lambda: land(self._meeting.leave(self.rank, np.array(own))))
 
     def _record(self, name: str, count: int, kind: str, with_what: Any, stream: Any) -> None:
         assert self._device.waited, "a transfer that does not wait for the work before it"
@@ -152,39 +127,53 @@ def _memory(address: int, count: int, kind: str) -> Array:
     return np.frombuffer((ctypes.c_char * size).from_address(address), KINDS[kind])
 
 
+class Event:
+    """A mark in the stream of a device."""
+
+    def __init__(self, device: FakeGpu, timed: bool) -> None:
+        self._device, self.timed = device, timed
+
+    def record(self, stream: Any) -> None:
+        assert stream.ptr == 7
+        self._device.waited = False
+        self.last = self._device.transfers[-1]
+
+
 class FakeGpu(Device):
     """A CPU device that has one stream for transfers.
 
     Attributes:
         in_capture: whether captured work runs.
         waited: whether the stream waits for the work so far.
+        transfers: those that no work has waited for, in the order of the stream.
+        wires: whose counts a replay leaves alone, since no code of the host runs then.
     """
 
     def __init__(self) -> None:
         super().__init__("cpu", 0)
         self.in_capture = self.waited = False
-        self.pending: set[int] = set()
+        self.transfers: list[Callable[[], None]] = []
+        self.wires: Any = SimpleNamespace(sent_bytes=0)
         stream = SimpleNamespace(ptr=7, wait_event=self._follow)
-        event = SimpleNamespace
         self.xp = SimpleNamespace(
             empty=lambda shape, dtype: np.empty(shape, dtype).view(GpuArray),
             zeros=lambda shape, dtype: np.zeros(shape, dtype).view(GpuArray),
             array=lambda host, **options: np.array(host, **options).view(GpuArray),
             cuda=SimpleNamespace(
                 Stream=lambda **options: stream,
-                Event=lambda disable_timing: event(timed=not disable_timing, record=self._end),
+                Event=lambda disable_timing: Event(self, timed=not disable_timing),
             ),
         )
 
     def _follow(self, mark: Any) -> None:
         self.waited = True
 
-    def _end(self, stream: Any) -> None:
-        assert stream.ptr == 7
-        self.waited = False
-
-    def wait(self, mark: Any) -> None:
-        assert mark is None or not mark.timed, "captured work cannot have events with times"
+    def wait(self, mark: Event | None) -> None:
+        if mark is None:
+            return
+        assert not mark.timed, "captured work cannot have events with times"
+        while mark.last in self.transfers:
+            self.transfers.pop(0)()
 
     def host(self, array: Any) -> Array:
         assert not self.in_capture, "captured work waits for the host"
@@ -195,11 +184,21 @@ class FakeGpu(Device):
         super().fill(array, host)
 
     def captured(self, work: Callable[[], None]) -> Callable[[], None]:
-        def replay() -> None:
+        """Run work of the host once; the device does now what it should do at the first replay."""
+        replays = itertools.count()
+
+        def run() -> None:
             self.in_capture = True
             try:
                 work()
             finally:
                 self.in_capture = False
 
+        def replay() -> None:
+            if next(replays) > 0:
+                sent = self.wires.sent_bytes
+                run()
+                self.wires.sent_bytes = sent
+
+        run()
         return replay
