@@ -1,13 +1,14 @@
 """Trainings of small networks as several ranks: `python rank_trainings.py FOLDER STEPS`.
 
 A network whose run is in the folder is resumed. At the end the first rank prints the digest of each run's
-weights and momentum, as JSON.
+weights and momentum, as JSON. No other rank may have written anything there.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -73,8 +74,29 @@ def digest(path: Path) -> str:
     return found.hexdigest()
 
 
+# Events of Python's audit that change files, and the numbers of those arguments that are paths.
+_CHANGES = {"os.mkdir": 1, "os.remove": 1, "os.rmdir": 1, "os.truncate": 1, "os.rename": 2, "os.link": 2}
+
+
+def watch_writes(folder: Path) -> list[str]:
+    """Return the list of what this process changes in a folder, which grows from now on."""
+    found: list[str] = []
+
+    def see(event: str, arguments: tuple[Any, ...]) -> None:
+        if event == "open" and not arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
+            return
+        paths = arguments[: 1 if event == "open" else _CHANGES.get(event, 0)]
+        for path in paths:
+            if isinstance(path, str | bytes | os.PathLike) and folder in Path(os.fsdecode(path)).parents:
+                found.append(f"{event} {os.fsdecode(path)}")
+
+    sys.addaudithook(see)
+    return found
+
+
 def main(folder: Path, steps: int) -> None:
     with join() as world:
+        written = watch_writes(folder)
         digests = {}
         for name, options in trainings().items():
             arrays = options.pop("arrays", None)
@@ -83,6 +105,7 @@ def main(folder: Path, steps: int) -> None:
             with reporter(quiet=True) as silent:
                 train(Options(steps=steps, log_every=2, **again), silent, arrays=arrays, world=world)
             digests[name] = digest(path) if world.first else ""
+        assert bool(written) == world.first, f"rank {world.rank} wrote {written[:3]}"
         if world.first:
             print(json.dumps(digests))
 
