@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from pathlib import Path
@@ -31,8 +32,9 @@ PATIENT = ("start", "test", "save", "end")
 
 def train(folder: Path, ranks: int, way: str = "none", phase: str = "none") -> CompletedProcess[str]:
     command = [sys.executable, str(PROGRAM), str(folder), way, phase, str(ranks - 1)]
-    helpers = str(PROGRAM.parents[1])
-    with mpi.Ranks(ranks, *command, PYTHONPATH=helpers, CCONVNET_RANK_TIMEOUT=str(TIMEOUT)) as job:
+    # Those of the tests, and what was there before.
+    path = os.pathsep.join(filter(None, [str(PROGRAM.parents[1]), os.environ.get("PYTHONPATH")]))
+    with mpi.Ranks(ranks, *command, PYTHONPATH=path, CCONVNET_RANK_TIMEOUT=str(TIMEOUT)) as job:
         done = job.finish(120)
         deadline = time.monotonic() + 10
         while job.living() and time.monotonic() < deadline:
