@@ -41,7 +41,7 @@ class Mutant(NamedTuple):
     """A fault of one file.
 
     Attributes:
-        name: What is wrong.
+        name: The fault in words.
         file: The file of the package.
         changes: What replaces texts, each of which occurs once.
         test: The test that must fail.
@@ -335,7 +335,7 @@ def failure(package: Path, tests: Sequence[str]) -> str | None:
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
 def test_every_mutant_can_be_made(mutant: Mutant) -> None:
-    """Where the code has changed, the mutant must be changed with it."""
+    """A change of the code that a mutant names needs a change of the mutant."""
     compile(mutant.text(), mutant.file, "exec")
     assert mutant.text() != (PACKAGE / mutant.file).read_text()
     file, name = mutant.test.split("[")[0].split("::")
