@@ -242,8 +242,11 @@ class _Joined(World):
         with self.watchdog.waiting():
             while not self._mpi.Request.Testall(requests):
                 passed = time.monotonic() - began
-                sleep = min(max(passed * _SHARE_OF_SLEEP, _MIN_SECONDS_OF_SLEEP), _MAX_SECONDS_OF_SLEEP)
-                time.sleep(0 if passed < _SECONDS_OF_YIELDING else sleep)
+                if passed < _SECONDS_OF_YIELDING:
+                    os.sched_yield()  # sleep(0) would sleep for the slack of timers, 50 µs
+                else:
+                    seconds = max(passed * _SHARE_OF_SLEEP, _MIN_SECONDS_OF_SLEEP)
+                    time.sleep(min(seconds, _MAX_SECONDS_OF_SLEEP))
 
     def close(self) -> None:
         if self.closed:

@@ -7,13 +7,15 @@ import os
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from helpers import mpi
 
-from cconvnet.ranks import World
+from cconvnet.ranks import World, world
+from cconvnet.ranks.watchdog import Watchdog
 
 
 def worlds(done: subprocess.CompletedProcess[str]) -> list[dict[str, Any]]:
@@ -46,6 +48,17 @@ def test_waiting_costs_little() -> None:
     everyone = worlds(mpi.run(2, *mpi.program("wait_for_the_last", "1")))
     assert everyone[0]["waited"] >= 0.9
     assert everyone[0]["computed"] <= 0.3
+
+
+def test_a_short_wait_does_not_sleep(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Most exchanges of small networks are done within the shortest sleep."""
+    monkeypatch.setattr(time, "monotonic", lambda: 0.0)
+    monkeypatch.setattr(time, "sleep", lambda seconds: pytest.fail(f"it sleeps {seconds} s"))
+    done = iter([False, False, True])
+    request = SimpleNamespace(Testall=lambda requests: next(done))
+    own = SimpleNamespace(_mpi=SimpleNamespace(Request=request), watchdog=Watchdog())
+    world._Joined.wait(own, [])  # type: ignore[arg-type]
+    assert next(done, None) is None
 
 
 def test_arrays_must_lie_in_one_piece() -> None:
