@@ -187,3 +187,8 @@ class TrainingKeywords(TypedDict, total=False):
     """Gradients of FC layers between ranks: auto, of each layer the gradient or its factors, inputs and
     output gradients, whichever are fewer bytes; or gradients. auto if not given.
     """
+
+    parallel: str | None
+    """What ranks divide: data, images alone; or hybrid, images, and of FC layers the outputs, which each
+    rank computes for the images of all. data if not given.
+    """

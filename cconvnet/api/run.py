@@ -28,7 +28,7 @@ from cconvnet.network import Network
 from cconvnet.plots.curve import PANELS
 from cconvnet.runs.history import History
 from cconvnet.runs.overview import Overview, read_json, read_overview
-from cconvnet.training.options import parse_device_names
+from cconvnet.training.option_values import parse_device_names
 from cconvnet.training.trainer import Outcome
 
 _BATCH = 64  # images of a prediction at once

@@ -21,12 +21,12 @@ from cconvnet.devices import Device, devices_of, machine, require_precision
 from cconvnet.formats.netfiles import AnyNet, resolve
 from cconvnet.nets import NetSpec, spec_to_dict
 from cconvnet.nets.shapes import multiply_adds
+from cconvnet.network.buckets import Exchanged
 from cconvnet.network.footprint import Plan
-from cconvnet.network.shards import Exchanged
 from cconvnet.ranks.cores import divide_cores, own_devices
 from cconvnet.ranks.shares import Share
 from cconvnet.ranks.world import World
-from cconvnet.training.options import EXCHANGES, WIRES
+from cconvnet.training.options import EXCHANGES, PARALLELS, WIRES
 
 RANKS = (1, 2, 4, 8, 16, 32, 64)
 
@@ -41,10 +41,11 @@ FORMULA = (
     "T(b, 1) = t(b), the measured step of a batch of b images on one rank",
     "T(b, N) = t(b) + P + E, the predicted step of N ranks, each with b images",
     "P = (N-1) s t(b), the products of the factors of other ranks' images, of which a step has the share s",
-    "E = (N-1)/N (G + W + F) / B, the exchange, if nothing is computed meanwhile",
-    f"E = (N-1)/N W / B + max(0, (N-1)/N (G + F) / B - {BACKWARD:.2g} t(b)), if gradients and factors go "
-    "during the backward pass",
-    "G, W, F: bytes of gradients, weights and factors of all ranks; B: bytes per second of the link",
+    "E = (N-1)/N (G + W + F + A) / B, the exchange, if nothing is computed meanwhile",
+    f"E = (N-1)/N (W + A) / B + max(0, (N-1)/N (G + F) / B - {BACKWARD:.2g} t(b)), if gradients and factors "
+    "go during the backward pass",
+    "G, W, F: bytes of gradients, weights and factors of all ranks; A: of activations of layers that ranks "
+    "compute together, and of their gradients; B: bytes per second of the link",
     "weak scaling, b images for each rank: efficiency t(b) / T(b, N)",
     "strong scaling, b images for all ranks: efficiency t(b) / (N T(b/N, N))",
 )
@@ -125,7 +126,7 @@ def predict(step: float, ranks: int, moved: Exchanged, share: float, link: Link)
     """
     part = (ranks - 1) / ranks
     products = (ranks - 1) * share * step
-    early, late = part * (moved.gradients + moved.factors), part * moved.weights
+    early, late = part * (moved.gradients + moved.factors), part * (moved.weights + moved.columns)
     rate = link.rate(early + late)
     alone = (early + late) / rate
     overlapped = late / rate + max(0.0, early / rate - BACKWARD * step)
@@ -139,7 +140,14 @@ def predict(step: float, ranks: int, moved: Exchanged, share: float, link: Link)
 
 
 def exchanged(
-    spec: NetSpec, batch: int, ranks: int, device: Device, precision: str, wire: str, exchange: str
+    spec: NetSpec,
+    batch: int,
+    ranks: int,
+    device: Device,
+    precision: str,
+    wire: str,
+    exchange: str,
+    parallel: str = "data",
 ) -> tuple[Exchanged, float]:
     """Return what ranks of so many images each exchange in a step, and the share of the products of factors.
 
@@ -147,7 +155,7 @@ def exchanged(
     """
     world = World.alone()
     world.size = ranks  # the plan of the first of so many
-    share = Share(world, ranks, wire, exchange=exchange)
+    share = Share(world, ranks, wire, exchange=exchange, parallel=parallel)
     moved = Plan(spec, batch=batch, devices=device, precision=precision, share=share).exchanged()
     whole_step = PASSES * sum(multiply_adds(spec).values()) * batch
     return moved, moved.products / ranks / whole_step
@@ -183,6 +191,7 @@ class Point:
             "gradient_bytes": self.moved.gradients,
             "weight_bytes": self.moved.weights,
             "factor_bytes": self.moved.factors,
+            "column_bytes": self.moved.columns,
             "product_share": self.share,
         }
 
@@ -212,6 +221,7 @@ def rank_scaling(
     precision: str | None = None,
     wire: str | None = None,
     exchange: str | None = None,
+    parallel: str | None = None,
     link: float | Path | None = None,
     seconds: float = 60.0,
     say: Callable[[str], None] = lambda text: None,
@@ -226,6 +236,7 @@ def rank_scaling(
         precision: One of cconvnet.devices.PRECISIONS; None: fp32.
         wire: Type of gradients between ranks, "fp32" or "bf16"; None: fp32.
         exchange: What is exchanged of FC layers, "auto" or "gradients"; None: auto.
+        parallel: What ranks divide, "data" or "hybrid"; None: data.
         link: GB/s of a link, or a file of bench exchange; None: it is measured if there are several ranks.
         seconds: Seconds for all steps, and a quarter of it for the link.
         say: Called with messages.
@@ -243,10 +254,15 @@ def rank_scaling(
         WorkerError: A step could not be measured.
     """
     real("--seconds", seconds, above=0)
-    wire, exchange = wire or WIRES[0], exchange or EXCHANGES[0]
-    for name, value, known in (("--wire", wire, WIRES), ("--exchange", exchange, EXCHANGES)):
-        if value not in known:
-            raise ValueError(f"{name} must be {' or '.join(known)}, not {value!r}")
+    way = {}
+    for name, value, known in (
+        ("wire", wire, WIRES),
+        ("exchange", exchange, EXCHANGES),
+        ("parallel", parallel, PARALLELS),
+    ):
+        way[name] = known[0] if value is None else value
+        if way[name] not in known:
+            raise ValueError(f"--{name} must be {' or '.join(known)}, not {value!r}")
     spec, _ = resolve(net).build_sized(None)
     batch = spec.recipe.batch if batch is None else whole("--batch", batch, 1)
     precision = precision or "fp32"
@@ -260,14 +276,13 @@ def rank_scaling(
         "net": spec.name,
         "batch": batch,
         "precision": precision,
-        "wire": wire,
-        "exchange": exchange,
+        **way,
         "device": device.name,
     }
     weak = [("weak", ranks, batch) for ranks in RANKS]
     strong = [("strong", ranks, batch // ranks) for ranks in RANKS if batch % ranks == 0]
     points = [
-        Point(scaling, ranks, own, *exchanged(spec, own, ranks, device, precision, wire, exchange))
+        Point(scaling, ranks, own, *exchanged(spec, own, ranks, device, precision, **way))
         for scaling, ranks, own in (*weak, *strong)
     ]
     if not links and world.size > 1:
@@ -364,7 +379,7 @@ def verdict(result: Mapping[str, Any]) -> list[str]:
     return [
         f"predicted efficiency, without and with exchange during the backward pass; weak: {result['batch']} "
         f"images for each rank, strong: {result['batch']} for all; --wire {result['wire']}, --exchange "
-        f"{result['exchange']}",
+        f"{result['exchange']}, --parallel {result['parallel']}",
         *(f"formula: {line}" for line in result["formula"]),
         *(f"assumed: {line}" for line in result["assumptions"]),
     ]

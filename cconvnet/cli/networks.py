@@ -203,7 +203,8 @@ def augment(
     from cconvnet.data.workers import surplus
     from cconvnet.formats.netfiles import chosen
     from cconvnet.plots import augmentation as sheets
-    from cconvnet.training.options import Options, parse_area, parse_distort
+    from cconvnet.training.option_values import parse_area, parse_distort
+    from cconvnet.training.options import Options
 
     if out.suffix.lower() != ".png":
         raise ValueError(f"--out must end with .png, not {out.name!r}")

@@ -14,17 +14,9 @@ import typer
 from cconvnet.checks import MAX_FLOAT32, MAX_INT32, MAX_SEED, MAX_SIDE
 from cconvnet.system import outputs
 from cconvnet.system.outputs import check_output
-from cconvnet.training.options import (
-    DESCRIPTIONS,
-    MAX_WORKERS,
-    RUN,
-    Options,
-    Range,
-    Real,
-    Whole,
-    parse_device_names,
-    parse_places,
-)
+from cconvnet.training.option import RUN
+from cconvnet.training.option_values import Range, Real, Whole, parse_device_names, parse_places
+from cconvnet.training.options import DESCRIPTIONS, MAX_WORKERS, Options
 
 if TYPE_CHECKING:
     from cconvnet.console import Reporter
@@ -200,6 +192,7 @@ Batch = Annotated[int | None, _of_training("batch")]
 Size = Annotated[int | None, _of_training("size")]
 Wire = Annotated[str | None, _of_training("wire", help="With --ranks: as for `train`.")]
 Exchange = Annotated[str | None, _of_training("exchange", help="With --ranks: as for `train`.")]
+Parallel = Annotated[str | None, _of_training("parallel", help="With --ranks: as for `train`.")]
 Workers = Annotated[int | None, _of_training("workers")]
 NewRun = Annotated[Path | None, _of_training("out")]
 RunPath = Annotated[

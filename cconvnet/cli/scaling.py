@@ -13,6 +13,7 @@ from cconvnet.cli.options import (
     Json,
     OneDevice,
     OptionalNet,
+    Parallel,
     Plot,
     Precision,
     Wire,
@@ -74,6 +75,7 @@ def bench_scaling(
     ] = None,
     wire: Wire = None,
     exchange: Exchange = None,
+    parallel: Parallel = None,
     seconds: Annotated[
         float,
         typer.Option(
@@ -90,14 +92,15 @@ def bench_scaling(
     With --ranks: predict the efficiency of training on several ranks. Only the steps of one rank are
     measured, and the link if several ranks run this.
     """
-    of_ranks = {"--batch": batch, "--link": link, "--wire": wire, "--exchange": exchange}
+    way = {"wire": wire, "exchange": exchange, "parallel": parallel}
+    of_ranks = {"--batch": batch, "--link": link, **{f"--{name}": value for name, value in way.items()}}
     of_growth = {"--batch-max": batch_max, "--sizes": sizes}
     for name, value in (of_growth if ranks else of_ranks).items():
         if value is not None:
             raise ValueError(f"{name} cannot be given {'with' if ranks else 'without'} --ranks")
     check_pictures(plot)
     if ranks:
-        options = {"batch": batch, "precision": precision, "wire": wire, "exchange": exchange}
+        options = {"batch": batch, "precision": precision, **way}
         _predict_ranks(net or "lenet", device, _link(link), seconds, options, to_json, plot)
         return
     from cconvnet.bench import scaling

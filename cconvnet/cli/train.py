@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from cconvnet.cli.options import takes_options
-from cconvnet.training.options import RUN, Options
+from cconvnet.training.option import RUN
+from cconvnet.training.options import Options
 
 
 @takes_options

@@ -13,6 +13,7 @@ Modules, in reading order:
     weighted: the passes of all layers with weights.
     conv, local, fc: layers with weights.
     factors: the weights' gradients of FC layers as products over all shards of a batch.
+    columns: FC layers of which each rank computes some of the outputs.
     neuron, pool, lrn, lrn_maxpool, contrast_norm, dropout: layers without weights.
     elementwise, eltmax, rearrange: sums, maxima and other arrangements of inputs.
     rbf: distances from codes.

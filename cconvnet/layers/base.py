@@ -368,6 +368,18 @@ class Layer:
         """
         return None
 
+    def share_columns(self, share: Share, allocate: Allocate) -> Any:
+        """Let each rank compute some outputs, for the images of all ranks.
+
+        Args:
+            share: the shards of a batch.
+            allocate: takes memory for what is exchanged.
+
+        Returns:
+            The cconvnet.layers.columns.Columns; None where outputs cannot be divided so.
+        """
+        return None
+
     @property
     def can_measure(self) -> bool:
         """True if its forward pass can compute the statistics of its output."""

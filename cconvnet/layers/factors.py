@@ -19,7 +19,6 @@ from cconvnet.layers.base import Allocate
 from cconvnet.layers.weighted import Branch, WeightedLayer
 from cconvnet.optim import DeviceRates, Piece
 from cconvnet.ranks.shares import Share
-from cconvnet.ranks.tree import own_shards
 from cconvnet.ranks.wires import Wires
 
 
@@ -44,10 +43,7 @@ class Factors:
             FcProblem(count, branch.problem.c, k, branch.problem.precision) for branch in branches
         ]
         self._scale = 1.0 / (share.count * share.batches)
-        self._rows = [
-            slice(*(shard * n * share.batches for shard in own_shards(rank, share.world.size, share.count)))
-            for rank in range(share.world.size)
-        ]
+        self._rows = share.parts(count)
         self._rank = share.world.rank
         self.row = 0
         self.transfer: Any = None

@@ -7,6 +7,7 @@ from typing import Any, Self
 
 from cconvnet._problem import FcProblem
 from cconvnet.layers.base import Allocate, Site, Tensor, length
+from cconvnet.layers.columns import Columns
 from cconvnet.layers.factors import Factors, pays
 from cconvnet.layers.weighted import Branch, WeightedLayer
 from cconvnet.nets import FcSpec
@@ -37,10 +38,17 @@ class FcLayer(WeightedLayer):
 
     def keep_factors(self, share: Share, allocate: Allocate) -> Factors | None:
         """Keep inputs and output gradients from here on where these are fewer bytes; see Layer."""
-        if not pays(self.branches, share):
+        if self.columns is not None or not pays(self.branches, share):
             return None
         self.factors = kept = Factors(self, share, allocate)
         return kept
+
+    def share_columns(self, share: Share, allocate: Allocate) -> Columns | None:
+        """Let each rank compute some outputs if their number allows; see Layer."""
+        if self.branches[0].problem.k % share.count:
+            return None
+        self.columns = columns = Columns(self, share, allocate)
+        return columns
 
     def _branch(self, spec: FcSpec, x: Tensor, name: str, site: Site) -> Branch:
         outputs = site.share("outputs", spec.outputs)

@@ -96,6 +96,7 @@ class WeightedLayer(Layer):
         dropout: the dropout after the activation function, None without one.
         factors: keeps inputs and output gradients for the weights' gradients, which the backward pass then
             does not compute; None without.
+        columns: computes the products of all images together with other ranks; None without.
     """
 
     several_inputs = True
@@ -153,6 +154,7 @@ class WeightedLayer(Layer):
             # Its backward pass needs the product, so that it cannot work in place.
             self.product = site.allocate(site.device, y_shape, site.element)
         self.factors: Any = None
+        self.columns: Any = None
         self.dropout: Dropout | None = None
         if dropout is not None:
             self.take_along(dropout)
@@ -183,8 +185,8 @@ class WeightedLayer(Layer):
         )
 
     def can_finish(self, index: int, epilogue: InputEpilogue) -> bool:
-        """True if the layer before has a bias for each channel of this input."""
-        return epilogue.sums(self.branches[index].problem.c)
+        """True if it has a bias for each channel of this input, and no rank computes columns alone."""
+        return self.columns is None and epilogue.sums(self.branches[index].problem.c)
 
     def _scale(self) -> float:
         """The factor by which the last forward pass multiplied the outputs that it kept."""
@@ -249,6 +251,9 @@ class WeightedLayer(Layer):
                 needs.append(workspace_size(module, f"{self.type}_dgrad", branch.problem, sums=sums))
         for problem in () if self.factors is None else self.factors.problems:
             needs.append(workspace_size(module, f"{self.type}_wgrad", problem))
+        for problem in () if self.columns is None else self.columns.problems:
+            passes = ("fprop", "dgrad", "wgrad")
+            needs += [workspace_size(module, f"{self.type}_{name}", problem) for name in passes]
         return max(needs)
 
     def scratch_count(self) -> int:
@@ -266,22 +271,12 @@ class WeightedLayer(Layer):
         product = y if self.neuron is None else self.product
         bias = None if self.bias is None else self.bias.value
         step = None if self.dropout is None else self.dropout.step
-        for number, (branch, problem) in enumerate(zip(self.branches, self.fprop_problems, strict=True)):
-            # The sum starts as the first product; the others are added to it.
-            target = product if number == 0 else self.scratch[: self.output.count].reshape(product.shape)
-            filters = branch.weight.working
-            if (blocks := branch.blocks) is not None:
-                module.filters_to_blocks(blocks.problem, branch.weight.value, blocks.filters, stream)
-                filters = blocks.filters
-            fused = (bias, self.relu) if self.fused else (None, False)
+        if self._is_shared:
+            self.columns.product(product)
+        else:
             dropped = {"dropout": dropout, "step": step} if self.fused and dropout is not None else {}
-            options = {**dropped, **statistics}
-            self._pass("fprop")(
-                problem, branch.x.array, filters, *fused, target, self.workspace, stream, **options
-            )
-            if number > 0:
-                module.add(product, target, product, stream)
-        if not self.fused:
+            self._multiply(product, bias if self.fused else None, {**dropped, **statistics})
+        if not self.fused or self._is_shared:
             if bias is not None:
                 module.bias_add(self.bias_problem, product, bias, self.relu, product, stream)
             elif self.relu:
@@ -291,6 +286,28 @@ class WeightedLayer(Layer):
         if self.neuron is not None:
             module.neuron_forward(self.neuron, product, y, stream)
 
+    @property
+    def _is_shared(self) -> bool:
+        """True in a step in which ranks compute the product together."""
+        return self.columns is not None and self.columns.row is not None
+
+    def _multiply(self, product: Any, bias: Any, options: dict[str, Any]) -> None:
+        """Compute the sum of the products, where it is one with what is fused with it."""
+        module, stream = self.device.module, self.device.stream
+        for number, (branch, problem) in enumerate(zip(self.branches, self.fprop_problems, strict=True)):
+            # The sum starts as the first product; the others are added to it.
+            target = product if number == 0 else self.scratch[: self.output.count].reshape(product.shape)
+            filters = branch.weight.working
+            if (blocks := branch.blocks) is not None:
+                module.filters_to_blocks(blocks.problem, branch.weight.value, blocks.filters, stream)
+                filters = blocks.filters
+            fused = bias, self.fused and self.relu
+            self._pass("fprop")(
+                problem, branch.x.array, filters, *fused, target, self.workspace, stream, **options
+            )
+            if number > 0:
+                module.add(product, target, product, stream)
+
     def compute_inside(self, y: Any, name: str) -> None:
         """Compute the output before the dropout."""
         self._compute(y, None, {})
@@ -298,6 +315,9 @@ class WeightedLayer(Layer):
     def backward(self, updates: FusedUpdates | None = None) -> None:
         """Compute the gradients of inputs, weights and bias; with `updates`, move weights and bias."""
         dy = self._backward_to_product()
+        if self._is_shared:
+            self.columns.keep(dy)
+            return
         module, stream = self.device.module, self.device.stream
         # The inputs' gradients come first: they read the weights that the updates change.
         for index, (branch, dx) in enumerate(zip(self.branches, self.input_gradients, strict=True)):

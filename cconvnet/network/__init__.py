@@ -25,8 +25,11 @@ Modules, in reading order:
     graph: the layers on their devices, the copies between them, and the order of both passes.
     places: layers that write their channels into a concatenation.
     memory: the allocation of arrays; gradients that share memory.
+    levels: the parts of a network between FC layers that several processes compute together.
+    buckets: ranges of gradients that are exchanged at once.
     shards: gradients of the parts of a batch, summed over one process or several, and their updates.
     step: the forward pass, the backward pass, the update, and the captured step.
+    together: steps in which several processes compute FC layers together.
     batch: the arguments of Network.load, checked.
     outputs: activations on the host.
     describe: a network as JSON values and as a table.

@@ -10,10 +10,10 @@ from typing import Any
 from cconvnet.devices import Device
 from cconvnet.devices import memory as device_memory
 from cconvnet.nets import NetSpec
+from cconvnet.network.buckets import Exchanged
 from cconvnet.network.describe import describe
 from cconvnet.network.graph import Graph
 from cconvnet.network.memory import ShapesOnly
-from cconvnet.network.shards import Exchanged
 from cconvnet.ranks.shares import Share
 from cconvnet.system import memory
 from cconvnet.system.memory import NotEnoughMemory

@@ -33,6 +33,7 @@ from cconvnet.layers import (
 )
 from cconvnet.nets import DATA, LayerSpec, NetSpec
 from cconvnet.nets.costs import labels_of, targets_of
+from cconvnet.network.levels import Level, levels_of
 from cconvnet.network.memory import Memory, allocate_gradients, allocate_workspaces, join_losses
 from cconvnet.network.places import Places
 from cconvnet.network.shards import ShardedUpdates
@@ -70,6 +71,7 @@ class Graph:
         forward: all layers behind the inputs and all copies, in the order of the forward pass.
         answering: those that the network's answer needs, which run outside of training.
         backward: the layers and copies of the backward pass, in its order.
+        levels: the parts of the network between products that ranks compute together; empty without such.
         loaded: the batch that the passes work on.
         step: int64[1] on each device, by its name: the number of the step that runs, which dropout reads.
         updates: what updates the parameters during the backward pass; None on several devices and for shards.
@@ -143,6 +145,9 @@ class Graph:
         self.answering = self._answering()
         # Backward is of use only where something before a layer, or the layer itself, learns.
         self.backward = [layer for layer in reversed(self._order) if layer.output.needs_gradient]
+        self.levels: list[Level] = []
+        if share is not None and share.hybrid:
+            self._divide(share)
         self._allocate_shared(fuse, share, lars)
         self.accumulates = accumulates
         self.summed_losses = self._allocate_sums()
@@ -382,6 +387,21 @@ class Graph:
             if (id(layer.output) in read if layer.is_copy else layer.name not in heads)
         ]
 
+    def _divide(self, share: Share) -> None:
+        """Let ranks compute FC layers together, and order all layers by the levels between these."""
+        if len(self.costs) > 1:
+            raise ValueError(f"hybrid parallelism is for networks with one cost; {self.spec.name} has more")
+        found = [layer.share_columns(share, self.memory.allocate) for layer in self.forward]
+        columns = [one for one in found if one is not None]
+        if not columns:
+            raise ValueError(
+                f"hybrid parallelism needs an FC layer whose outputs {share.count} shards can divide; "
+                f"{self.spec.name} has none"
+            )
+        self.levels = levels_of(self.forward, columns)
+        self.forward = [layer for level in self.levels for layer in level.forward]
+        self.backward = [layer for level in reversed(self.levels) for layer in level.backward]
+
     def _allocate_shared(self, fuse: bool, share: Share | None, lars: float) -> None:
         """Allocate what layers share, gradients and workspaces, and what updates parameters."""
         element = self._site(self.devices[0]).element
@@ -397,7 +417,11 @@ class Graph:
             if share is not None:
                 raise ValueError(f"shards are for networks on one device, not on {len(self.devices)}")
         elif share is not None:
-            self.shards = ShardedUpdates(parameters, self.backward, self.devices[0], memory, share, lars)
+            if self.levels and lars:
+                raise ValueError("lars is for data parallelism, not for hybrid")
+            backward = [level.backward for level in reversed(self.levels)] or [self.backward]
+            columns = [one for level in self.levels for one in level.first]
+            self.shards = ShardedUpdates(parameters, backward, self.devices[0], memory, share, lars, columns)
         else:
             self.updates = FusedUpdates(parameters, self.devices[0], memory.allocate, memory.release, lars)
         self.losses = join_losses([*self.costs.values()], memory) if len(self.devices) == 1 else None

@@ -21,6 +21,7 @@ from cconvnet.network.memory import Memory
 from cconvnet.network.outputs import output
 from cconvnet.network.state import copy_state, load_state, stateful
 from cconvnet.network.step import Observer, Runner, StepResult
+from cconvnet.network.together import Together
 from cconvnet.optim import Parameter
 from cconvnet.ranks.shares import Share
 
@@ -187,7 +188,29 @@ class Network:
         """
         self._require_cost()
         self._require_batch()
+        self._require_no_others()
         self.runner.train_step(step, lr, momentum)
+
+    def train_together(
+        self, loads: Sequence[Callable[[], int]], lr: float | Mapping[str, float], momentum: float
+    ) -> list[Callable[[], StepResult]]:
+        """Do a step of a network with a share of hybrid parallelism, as all other ranks do.
+
+        Args:
+            loads: of each batch of this rank, shard by shard: a function that loads it, as often as it is
+                called, and returns the number that selects its dropout masks.
+            lr: see :meth:`update`.
+            momentum: likewise.
+
+        Returns:
+            For each batch what waits for its result and returns it.
+
+        Raises:
+            ValueError: the network was made without such a share.
+        """
+        if self.graph.shards is None or not self.graph.levels:
+            raise ValueError("only a network of hybrid parallelism trains together")
+        return Together(self.runner, self.graph.shards, loads).run(lr, momentum)
 
     def accumulate(self, step: int, ends_shard: bool = False) -> None:
         """Run forward(train=True, step) and backward(), and add the gradients to those of the next update.
@@ -210,7 +233,12 @@ class Network:
         self._require_sums(ends_shard)
         self.runner.accumulate(step, ends_shard)
 
+    def _require_no_others(self) -> None:
+        if self.graph.levels:
+            raise ValueError("a network of hybrid parallelism takes steps by train_together() alone")
+
     def _require_sums(self, ends_shard: bool) -> None:
+        self._require_no_others()
         if ends_shard and self.graph.shards is None:
             raise ValueError("only a network made with a share has shards")
         if not ends_shard and not self.graph.accumulates:
@@ -250,6 +278,7 @@ class Network:
             lr: one rate, or each parameter's by its name; multiplied by the parameter's rate_factor.
             momentum: of parameters that have none of their own.
         """
+        self._require_no_others()
         self.runner.update(lr, momentum)
 
     def result(self) -> StepResult:
@@ -363,6 +392,7 @@ class Network:
         Layers inside fused ones have gradients only in a network made with ``fuse=False``.
         """
         self._require_batch()
+        self._require_no_others()
         return anomaly.checked_step(self.runner, step, lr, momentum)
 
     @property
@@ -415,6 +445,11 @@ class Network:
         """Set all that training changes to what it is on the first rank; all ranks must call it."""
         if self.graph.shards is not None:
             self.graph.shards.broadcast()
+
+    def share_weights(self) -> None:
+        """Bring the weights that ranks have parts of to all ranks; all ranks must call it."""
+        if self.graph.shards is not None:
+            self.graph.shards.share_weights()
 
     def collect(self) -> None:
         """Bring the momentum of all ranks to the first, for its state; all ranks must call it."""

@@ -13,7 +13,6 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,7 +20,9 @@ import numpy as np
 from cconvnet._problem import TreeSumProblem
 from cconvnet.devices import Device
 from cconvnet.layers import Layer
+from cconvnet.layers.columns import Columns, Messages
 from cconvnet.layers.factors import Factors
+from cconvnet.network.buckets import Bucket, Exchanged, Move
 from cconvnet.network.memory import ALIGNMENT, Memory
 from cconvnet.optim import DeviceRates, Parameter, Piece
 from cconvnet.ranks import tree
@@ -35,72 +36,17 @@ Array = np.ndarray[Any, Any]
 BUCKET = 25 * 2**20 // 4  # float32 numbers
 
 
-@dataclass(frozen=True)
-class Move:
-    """A part of a piece of a parameter that this rank updates, as a range of the array of all of them."""
-
-    piece: Piece
-    first: int
-    last: int
-
-
-@dataclass
-class Bucket:
-    """A range of the array of all gradients that is exchanged at once.
-
-    Attributes:
-        range: the range.
-        own: the part of it that this rank updates.
-        layers: how many layers' backward passes it waits for.
-        received: of each part of the sum, in order, the numbers of `own`.
-        moves: the updates.
-        velocity: float32[own], of the updates.
-        missing: how many layers have not run yet in this backward pass.
-        transfer: what was begun last.
-    """
-
-    range: slice
-    own: slice
-    layers: int
-    received: Any
-    moves: list[Move]
-    velocity: Any
-    missing: int = 0
-    transfer: Any = None
-
-
-@dataclass(frozen=True)
-class Exchanged:
-    """Sizes of a step's exchange, of all ranks together: of N ranks each sends (N-1)/N of it.
-
-    Attributes:
-        gradients: bytes that are sent to be added.
-        weights: bytes that are gathered after the update.
-        factors: bytes of the factors of gradients that are products over all images.
-        products: multiply-adds of these products, for all images.
-    """
-
-    gradients: int
-    weights: int
-    factors: int
-    products: int
-
-    @property
-    def bytes(self) -> int:
-        """All bytes."""
-        return self.gradients + self.weights + self.factors
-
-
 class ShardedUpdates(DeviceRates):
     """The gradients, momentum and updates of a network whose batches are cut into shards.
 
     Args:
         parameters: all of the network, whose pieces are not yet used.
-        backward: the layers in the order of the backward pass.
+        backward: the layers of each level in the order of the backward pass; all in one without levels.
         device: where the network is.
         memory: allocates the arrays.
         share: the shards of this rank.
         lars: the ratio of a step to the weights; 0: rates are those that are set.
+        columns: the products that ranks compute together.
 
     Attributes:
         share: the shards of this rank.
@@ -115,11 +61,12 @@ class ShardedUpdates(DeviceRates):
     def __init__(
         self,
         parameters: Sequence[Parameter],
-        backward: Sequence[Layer],
+        backward: Sequence[Sequence[Layer]],
         device: Device,
         memory: Memory,
         share: Share,
         lars: float = 0.0,
+        columns: Sequence[Columns] = (),
     ) -> None:
         super().__init__(parameters, device, memory.allocate, lars)
         self.share, self._memory = share, memory
@@ -127,9 +74,14 @@ class ShardedUpdates(DeviceRates):
         self._several = share.world.size > 1
         self.pushed = 0
         self.waited = 0.0
+        self.columns = {id(one.layer): one for one in columns}
+        self._weights_are_whole = True
         ends = self._join(backward)
         self._plan_sums()
-        self.buckets = self._cut(ends)
+        self._buckets_of: dict[int, list[Bucket]] = {}
+        self.buckets: list[Bucket] = []
+        for level, layers in enumerate(backward):
+            self._cut(level, layers, ends[level], ends[level + 1])
         self._wanted: Any = None
         self._whole: Array | None = None
         if self._several:
@@ -142,20 +94,24 @@ class ShardedUpdates(DeviceRates):
 
     # -- memory --
 
-    def _join(self, backward: Sequence[Layer]) -> list[tuple[Layer, int]]:
-        """Give the pieces neighbouring memory, and return where each layer's end."""
+    def _join(self, backward: Sequence[Sequence[Layer]]) -> list[int]:
+        """Give the pieces neighbouring memory, and return where the levels begin and the last one ends."""
         self._places: list[tuple[Piece, int]] = []
+        self._range_of: dict[int, tuple[int, int]] = {}  # of a layer's pieces, by the layer's id
         self.factors: dict[int, Factors] = {}
-        ends, count = [], 0
-        for layer in backward:
-            if (factors := layer.keep_factors(self.share, self._memory.allocate)) is not None:
-                self.factors[id(layer)] = factors
-            for piece in self._summed_pieces(layer):
-                self._places.append((piece, count))
-                count += -(-piece.value.size // ALIGNMENT) * ALIGNMENT
-            ends.append((layer, count))
-        step = ALIGNMENT * self.share.world.size
-        self.count = -(-count // step) * step
+        step, count, ends = ALIGNMENT * self.share.world.size, 0, [0]
+        for layers in backward:
+            for layer in layers:
+                if (factors := layer.keep_factors(self.share, self._memory.allocate)) is not None:
+                    self.factors[id(layer)] = factors
+                first = count
+                for piece in self._summed_pieces(layer):
+                    self._places.append((piece, count))
+                    count += -(-piece.value.size // ALIGNMENT) * ALIGNMENT
+                self._range_of[id(layer)] = first, count
+            count = -(-count // step) * step
+            ends.append(count)
+        self.count = count
         allocate, release = self._memory.allocate, self._memory.release
         self.value, self.gradient = (allocate(self._device, (self.count,)) for _ in range(2))
         velocity = self.value if self._several else allocate(self._device, (self.count,))
@@ -164,10 +120,15 @@ class ShardedUpdates(DeviceRates):
         self._velocity = velocity
         return ends
 
+    @property
+    def _products(self) -> list[Factors | Columns]:
+        """The layers whose weights' gradients are no sums over shards."""
+        return [*self.factors.values(), *self.columns.values()]
+
     def _summed_pieces(self, layer: Layer) -> list[Piece]:
         """Return the pieces of a layer whose gradients are summed in the tree."""
-        factors = self.factors.get(id(layer))
-        return layer.pieces if factors is None else factors.other_pieces
+        product = self.factors.get(id(layer)) or self.columns.get(id(layer))
+        return layer.pieces if product is None else product.other_pieces
 
     def _plan_sums(self) -> None:
         """Plan the sums over this rank's shards, and take memory for them."""
@@ -205,30 +166,26 @@ class ShardedUpdates(DeviceRates):
             self.parts = [allocate(device, (self.count,), self._element) for _ in own]
         self._stack = [allocate(device, (self.count,)) for _ in range(deepest - 1)]
 
-    def _cut(self, ends: Sequence[tuple[Layer, int]]) -> list[Bucket]:
-        """Cut the array into buckets, and note which layers each waits for."""
+    def _cut(self, level: int, layers: Sequence[Layer], begin: int, end: int) -> None:
+        """Cut the part of the array that is a level's into buckets, and note which layers each waits for."""
         world, allocate = self.share.world, self._memory.allocate
         step = ALIGNMENT * world.size
         length = -(-BUCKET // step) * step
-        buckets = []
-        self._buckets_of: dict[int, list[Bucket]] = {}
-        for first in range(0, self.count, length):
-            here = slice(first, min(first + length, self.count))
+        for first in range(begin, end, length):
+            here = slice(first, min(first + length, end))
             size = (here.stop - here.start) // world.size
             own = slice(first + world.rank * size, first + (world.rank + 1) * size)
             velocity = allocate(self._device, (size,)) if self._several else self._velocity[own]
             received = None
             if self._received_rows:
                 received = allocate(self._device, (self._received_rows, size), self._element)
-            bucket = Bucket(here, own, 0, received, self._moves(own), velocity)
-            begun = 0
-            for layer, end in ends:
-                if self._summed_pieces(layer) and begun < here.stop and end > here.start:
+            bucket = Bucket(here, own, level, 0, received, self._moves(own), velocity)
+            for layer in layers:
+                begun, ended = self._range_of[id(layer)]
+                if begun < min(ended, here.stop) and ended > here.start:
                     bucket.layers += 1
                     self._buckets_of.setdefault(id(layer), []).append(bucket)
-                begun = end
-            buckets.append(bucket)
-        return buckets
+            self.buckets.append(bucket)
 
     @property
     def _received_rows(self) -> int:
@@ -255,15 +212,22 @@ class ShardedUpdates(DeviceRates):
         """Take memory for sums of the gradients of a shard's batches."""
         self._gradients = self._memory.allocate(self._device, (self.count,))
 
-    def add_gradients(self, first: bool) -> None:
+    def add_gradients(self, first: bool, level: int = 0) -> None:
         """Add the gradients of a batch to the sums, or begin these with them."""
-        device, total = self._device, self.gradient if first else self._gradients
-        device.module.add(total, self.gradient, self._gradients, device.stream, beta=float(not first))
+        device = self._device
+        for bucket in self._of_level(level):
+            gradient, sums = self.gradient[bucket.range], self._gradients[bucket.range]
+            device.module.add(
+                gradient if first else sums, gradient, sums, device.stream, beta=float(not first)
+            )
 
-    def end_shard(self, summed: int) -> None:
+    def end_shard(self, summed: int, level: int = 0) -> None:
         """Add the gradients of a shard that is not this rank's last to those of its earlier ones."""
-        for bucket in self.buckets:
+        for bucket in self._of_level(level):
             self.push(bucket, summed)
+
+    def _of_level(self, level: int) -> list[Bucket]:
+        return [bucket for bucket in self.buckets if bucket.level == level]
 
     # -- the sums over this rank's shards --
 
@@ -302,9 +266,29 @@ class ShardedUpdates(DeviceRates):
         """Begin the passes of a batch, the next after `summed` of its shard."""
         for bucket in self.buckets:
             bucket.missing = bucket.layers
-        batch = (self.share.own.start + self.pushed) * self.share.batches + summed
         for factors in self.factors.values():
-            factors.begin(batch)
+            factors.begin(self._batch(summed))
+
+    def _batch(self, summed: int) -> int:
+        """Return the number of a batch among all of all shards."""
+        return (self.share.own.start + self.pushed) * self.share.batches + summed
+
+    def begin_together(self, summed: int) -> None:
+        """Begin the passes of a batch in a step in which ranks compute columns together."""
+        for columns in self.columns.values():
+            columns.begin(self._batch(summed))
+
+    def end_together(self) -> None:
+        """End such a step."""
+        self._weights_are_whole = False
+        for columns in self.columns.values():
+            columns.end()
+
+    def swap(self, sends: Messages, receives: Messages) -> None:
+        """Send arrays to ranks and wait for others."""
+        if self.wires is not None:
+            with self.share.world.watchdog.phase("exchange"):
+                self._wait(self.wires.exchange(sends, receives))
 
     def begin_exchange(self, layer: Layer, summed: int) -> None:
         """Begin to exchange what is complete once this layer's backward pass of the last batch has run."""
@@ -364,6 +348,8 @@ class ShardedUpdates(DeviceRates):
             with watchdog.phase("exchange", number):
                 self._wait(factors.transfer)
                 factors.update(self)
+        for columns in self.columns.values():
+            columns.update(self)
         for piece, _ in self._places:
             piece.round()
             piece.limit_norm()
@@ -416,8 +402,21 @@ class ShardedUpdates(DeviceRates):
 
     # -- momentum --
 
+    def share_weights(self) -> None:
+        """Bring the weights that ranks have columns of to all of them; all ranks must call it."""
+        if not self._weights_are_whole:
+            for columns in self.columns.values():
+                columns.share_weights(self.swap)
+            self._weights_are_whole = True
+
     def collect(self) -> None:
-        """Collect the momentum of all ranks on the first, in the host's memory; all ranks must call it."""
+        """Collect the momentum of all ranks on the first; all ranks must call it.
+
+        It is collected in the host's memory, but that of columns on the device.
+        """
+        self.share_weights()
+        for columns in self.columns.values():
+            columns.collect_momentum(self.swap)
         if self.wires is None or self._whole is None:
             return
         world = self.share.world
@@ -441,7 +440,7 @@ class ShardedUpdates(DeviceRates):
             world.broadcast_array(array)
         device.fill(self.value, value)
         self.distribute()
-        for piece in (piece for factors in self.factors.values() for piece in factors.pieces):
+        for piece in (piece for product in self._products for piece in product.pieces):
             for tensor in ("value", "velocity"):
                 array = piece.host(tensor)
                 world.broadcast_array(array)
@@ -467,6 +466,7 @@ class ShardedUpdates(DeviceRates):
             self.count * np.dtype(np.float32).itemsize,
             sum(one.bytes for one in factors),
             sum(problem.n * problem.c * problem.k for one in factors for problem in one.problems),
+            sum(one.bytes for one in self.columns.values()),
         )
 
     @property

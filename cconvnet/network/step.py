@@ -170,7 +170,7 @@ class Runner:
             return
         if (updates := self.graph.updates) is not None and updates.lars:
             updates.set_rates(lr, momentum)
-            self._watch_losses(updates)
+            self.watch_losses(updates)
             self._average()
             self._apply(updates)
             self.summed = 0
@@ -229,7 +229,7 @@ class Runner:
         else:
             for piece in self._pieces:
                 self.call(piece.parameter, piece.device, "update", piece.add_gradient, self.summed == 0)
-        self._add_losses(self._is_first)
+        self.add_losses()
 
     def _count(self, ends_shard: bool) -> None:
         if ends_shard and self.graph.shards is not None:
@@ -253,8 +253,9 @@ class Runner:
             for piece in self._pieces:
                 self.call(piece.parameter, piece.device, "update", piece.average_gradient, self.summed)
 
-    def _add_losses(self, first: bool) -> None:
+    def add_losses(self) -> None:
         """Add the losses to their sum on one device, so that a bad one of any batch is seen."""
+        first = self._is_first
         if (total := self.graph.summed_losses) is not None:
             losses, cost = self.graph.losses, self.graph.cost
             with cost.device as device:
@@ -272,7 +273,7 @@ class Runner:
             work()
             self._finite &= self.result().finite
         else:
-            self._replayed(("accumulate", ends_shard, *self._key), work)
+            self.replayed(("accumulate", ends_shard, *self.key), work)
         self._count(ends_shard)
 
     def _accumulate(self, ends_shard: bool) -> None:
@@ -281,7 +282,7 @@ class Runner:
         self._add_gradients(ends_shard)
 
     @property
-    def _key(self) -> tuple[int, ...]:
+    def key(self) -> tuple[int, ...]:
         """The values on which captured work depends that it does not read from the device, but for rates.
 
         They are the number of images, the first image's place, and the batches and shards that are summed.
@@ -299,7 +300,7 @@ class Runner:
             shards.set_rates(lr, momentum)
             work = functools.partial(self._step_of_shards, shards)
             if shards.can_be_captured:
-                self._replayed((shards.frozen, *self._key), work)
+                self.replayed((shards.frozen, *self.key), work)
             else:
                 work()
             self.summed = shards.pushed = 0
@@ -309,8 +310,8 @@ class Runner:
             return
         updates.set_rates(lr, momentum)
         # Also the frozen parameters, and those that move together.
-        key = (updates.frozen, updates.joined, *self._key)
-        self._replayed(key, functools.partial(self._step_on_one, updates))
+        key = (updates.frozen, updates.joined, *self.key)
+        self.replayed(key, functools.partial(self._step_on_one, updates))
         self.summed = 0
 
     def _step_on_several(self, lr: float | Mapping[str, float], momentum: float) -> None:
@@ -324,7 +325,7 @@ class Runner:
     def _step_on_one(self, updates: FusedUpdates) -> None:
         """A step behind its inputs on one device."""
         self.forward(True)
-        self._watch_losses(updates)
+        self.watch_losses(updates)
         if not self.summed:
             self.backward(updates)
             return
@@ -340,11 +341,11 @@ class Runner:
                 self.call(piece.parameter, device, "update", updates.apply, piece)
             self.call(cost, device, "update", updates.finish)
 
-    def _watch_losses(self, updates: DeviceRates) -> None:
+    def watch_losses(self, updates: DeviceRates) -> None:
         """Halt the update on the device if a loss of the step is not finite."""
         cost, losses = self.graph.cost, self.graph.losses
         if not self._is_first:
-            self._add_losses(False)
+            self.add_losses()
             losses = self.graph.summed_losses
         with cost.device as device:
             watch = device.module.watch_losses
@@ -359,18 +360,26 @@ class Runner:
         self, shards: ShardedUpdates, backward: Callable[[Layer, None], None] = lambda layer, updates: None
     ) -> None:
         """Exchange the gradients and update, layer by layer behind its backward pass if that is to run."""
-        self._watch_losses(shards)
+        self.watch_losses(shards)
         shards.agree()
         for layer in self.graph.backward:
             backward(layer, None)
-            if layer.pieces:
-                with layer.device as device:
-                    self.call(layer, device, "exchange", shards.begin_exchange, layer, self.summed)
+            self.begin_exchange(shards, layer)
+        self.finish_exchange(shards)
+
+    def begin_exchange(self, shards: ShardedUpdates, layer: Layer) -> None:
+        """Begin to exchange what is complete behind a layer's backward pass of the last batch."""
+        if layer.pieces:
+            with layer.device as device:
+                self.call(layer, device, "exchange", shards.begin_exchange, layer, self.summed)
+
+    def finish_exchange(self, shards: ShardedUpdates) -> None:
+        """Complete the exchange, and update."""
         last = self._last_learner
         with last.device as device:
             self.call(last, device, "exchange", shards.finish)
 
-    def _replayed(self, key: Any, work: Callable[[], None]) -> None:
+    def replayed(self, key: Any, work: Callable[[], None]) -> None:
         """Do work on one device: run, captured the second time, then replayed."""
         # How many rows count, where some are ignored, is an argument of launches.
         if self.observer is not None or not all(cost.is_fixed for cost in self.graph.costs.values()):

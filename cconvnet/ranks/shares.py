@@ -20,6 +20,7 @@ class Share:
         exchange: "auto": of FC layers what is fewer bytes, gradients or their factors; "gradients": always
             gradients.
         batches: The number of batches of each shard of a step.
+        parallel: "data"; or "hybrid": each rank computes some outputs of FC layers, for all images.
     """
 
     world: World
@@ -28,6 +29,12 @@ class Share:
     reduction: str = "tree"
     exchange: str = "auto"
     batches: int = 1
+    parallel: str = "data"
+
+    @property
+    def hybrid(self) -> bool:
+        """True if each rank computes some outputs of FC layers, for all images."""
+        return self.parallel == "hybrid"
 
     @property
     def fast(self) -> bool:
@@ -37,9 +44,18 @@ class Share:
     @property
     def own(self) -> range:
         """The numbers of this rank's shards."""
-        return range(*tree.own_shards(self.world.rank, self.world.size, self.count))
+        return self.of_rank(self.world.rank)
+
+    def of_rank(self, rank: int) -> range:
+        """Return the numbers of a rank's shards."""
+        return range(*tree.own_shards(rank, self.world.size, self.count))
 
     def rows(self, images: int) -> slice:
         """Return this rank's images of so many that are a step, or a batch."""
-        each = images // self.count
-        return slice(self.own.start * each, self.own.stop * each)
+        return self.parts(images)[self.world.rank]
+
+    def parts(self, count: int) -> list[slice]:
+        """Return the part of each rank of so many things, of which each shard has as many."""
+        each = count // self.count
+        own = map(self.of_rank, range(self.world.size))
+        return [slice(shards.start * each, shards.stop * each) for shards in own]

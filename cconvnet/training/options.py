@@ -31,12 +31,10 @@ from cconvnet.training.option import (
     RATES,
     RUN,
     OnResume,
-    Option,
     described,
     field,
 )
 from cconvnet.training.option_values import (
-    Range,
     Real,
     RealOfEach,
     Whole,
@@ -51,32 +49,12 @@ from cconvnet.training.option_values import (
     parse_places,
 )
 
-__all__ = [
-    "AUTO",
-    "DESCRIPTIONS",
-    "MAX_WORKERS",
-    "RUN",
-    "Option",
-    "Options",
-    "Range",
-    "Real",
-    "Whole",
-    "parse_area",
-    "parse_device_names",
-    "parse_distort",
-    "parse_freeze",
-    "parse_lr_plateau",
-    "parse_lr_scale",
-    "parse_lr_schedule",
-    "parse_lr_steps",
-    "parse_places",
-]
-
 AUTO = Path("auto")  # the value of --resume for "whatever there is to resume"
 MAX_WORKERS = 4096  # as many as the largest machines have cores
 
 # Types of gradients between ranks, and orders in which they are added; see cconvnet.ranks.shares.
 WIRES, REDUCTIONS, EXCHANGES = ("fp32", "bf16"), ("tree", "fast"), ("auto", "gradients")
+PARALLELS = ("data", "hybrid")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -420,6 +398,15 @@ class Options:
         otherwise="auto",
         on_resume="take",
     )
+    parallel: str | None = field(
+        DEVICES,
+        "What ranks divide: data, images alone; or hybrid, images, and of FC layers the outputs, which each "
+        "rank computes for the images of all. data if not given.",
+        "NAME",
+        choices=PARALLELS,
+        otherwise="data",
+        on_resume="take",
+    )
 
     def check(self) -> None:
         """Check that each value is in its option's range, and that no layer has two factors.
@@ -431,10 +418,14 @@ class Options:
             value = getattr(self, name)
             if value is not None and option.range is not None:
                 option.range.check(option.name, value)
-        for name, known in (("wire", WIRES), ("reduction", REDUCTIONS), ("exchange", EXCHANGES)):
+        for name in ("wire", "reduction", "exchange", "parallel"):
             option, value = DESCRIPTIONS[name], getattr(self, name)
-            if value is not None and value not in known:
+            if value is not None and value not in (known := option.choices or ()):
                 raise ValueError(f"{option.name} must be {' or '.join(known)}, not {value!r}")
+        if self.parallel == "hybrid" and self.detect_anomaly:
+            raise ValueError("--detect-anomaly is for --parallel data; leave out one of them")
+        if self.parallel == "hybrid" and self.lars:
+            raise ValueError("--lars is for --parallel data; leave out one of them")
         if self.wire == "bf16" and self.reduction == "fast":
             raise ValueError("--wire bf16 is for --reduce tree; leave out one of them")
         if self.pad and self.random_crop is False:

@@ -101,6 +101,8 @@ def _resume(
     spec = place(nets.spec_from_dict(spec_values), options.place or {})
     settings = _changed(before, options, len(devices), arrays)
     check_shards(settings.shards, world)
+    # What does not go together for a new run does not either where a part of it is the run's own.
+    dataclasses.replace(options, parallel=settings.parallel, lars=settings.lars or None).check()
     spec = settings.applied_to(spec)
     where = datasets.from_settings(settings.data, run.path) if arrays is None else arrays
     source = open_data(where, settings.size, settings.preprocessing, options, reporter)

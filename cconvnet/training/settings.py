@@ -64,6 +64,7 @@ class Settings:
         wire: The type of gradients between ranks; see :class:`cconvnet.ranks.shares.Share`.
         reduction: The order in which gradients of ranks are added, likewise.
         exchange: What ranks exchange of FC layers, likewise.
+        parallel: What ranks divide, likewise.
         preprocessing: The rules by which image files are read.
         pictures: The fingerprints of the data that the run began with; see :mod:`cconvnet.data.fingerprint`.
     """
@@ -106,6 +107,7 @@ class Settings:
     wire: str = "fp32"
     reduction: str = "tree"
     exchange: str = "auto"
+    parallel: str = "data"
     preprocessing: Preprocessing = CURRENT
     pictures: dict[str, str] = dataclasses.field(default_factory=dict)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -100,6 +101,9 @@ class Steps:
             here = slice(place * size, (place + 1) * size)
             noise = ((None if shifts is None else shifts[here]), scale)
             part = _Part(progress.step * count + index, shard * size, batch[here], noise)
+            begun.parts.append(part)
+            if self._is_hybrid:
+                continue
             self._load(part)
             if place == len(places) - 1:
                 bad = self._update(part, rates, detect_anomaly)
@@ -109,14 +113,26 @@ class Steps:
                 found = self._failures.of_values(progress.epoch, bad)
                 raise TrainingStopped(f"stopped at step {progress.step} {found}")
             part.result = self._network.result_later()
-            begun.parts.append(part)
+        if self._is_hybrid:
+            loads = [functools.partial(self._load, part) for part in begun.parts]
+            results = self._network.train_together(loads, rates, self._settings.momentum)
+            for part, result in zip(begun.parts, results, strict=True):
+                part.result = result
         progress.step += 1
         progress.step_in_epoch += 1
         self.read_result()
         self._begun = begun
 
-    def _load(self, part: _Part) -> None:
+    @property
+    def _is_hybrid(self) -> bool:
+        """True if ranks compute FC layers together, so that all batches of a step are one piece of work."""
+        share = self._team.share
+        return share is not None and share.hybrid
+
+    def _load(self, part: _Part) -> int:
+        """Load a batch, and return its number."""
         self._network.load(*part.batch.inputs, *part.noise, first_row=part.first_row)
+        return part.number
 
     def _accumulate(self, part: _Part, ends_shard: bool, checked: bool) -> Anomaly | None:
         """Run the passes of a batch before the last, and return the first bad value if they are checked."""
@@ -147,6 +163,7 @@ class Steps:
             results = [part.result() for part in begun.parts]
         found = self._team.meet(network, [(Tally.of(result), result.finite) for result in results])
         if not all(finite for _, finite in found):
+            network.share_weights()
             own = (pair for pair in zip(begun.parts, results, strict=True) if not pair[1].finite)
             texts = [self._found(begun, *pair) for pair in own][:1]
             raise TrainingStopped(next(text for told in self._team.world.share(texts) for text in told))

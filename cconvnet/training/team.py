@@ -138,6 +138,7 @@ class Team:
         """Return the ranks whose weights differ from those of most ranks; of two, both."""
         if self.world.size == 1:
             return []
+        network.share_weights()
         return differing(self.world.share(digest(network)))
 
     def merge_skipped(self, splits: Sequence[Split]) -> None:
@@ -175,6 +176,7 @@ def share_of(world: World, settings: Settings) -> Share | None:
         settings.reduction,
         settings.exchange,
         settings.accumulate,
+        settings.parallel,
     )
 
 

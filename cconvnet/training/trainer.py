@@ -261,6 +261,7 @@ class Trainer:
         progress, watch = self.progress, Stopwatch()
         batches = self.display.show_test(tests.epoch(0), len(self.source.test))
         with self._watchdog.phase("test"):
+            self.network.share_weights()
             tally = evaluate(self.network, batches, lambda: bool(self.stop), self.team.world)
             if tally is None:
                 self.team.agree_on_signal()

@@ -15,7 +15,7 @@ from cconvnet.bench import rank_scaling as bench
 from cconvnet.bench.rank_scaling import BACKWARD, Link, constant, measured_link, predict
 from cconvnet.devices import get_device
 from cconvnet.formats.netfiles import resolve
-from cconvnet.network.shards import Exchanged
+from cconvnet.network.buckets import Exchanged
 from cconvnet.ranks.world import World
 
 CCONVNET = [sys.executable, "-P", "-m", "cconvnet"]
@@ -45,6 +45,12 @@ def test_a_short_exchange_disappears_behind_the_backward_pass() -> None:
     assert (found["exchange_seconds"], found["exchange_seconds_overlapped"]) == (close(0.05), 0.0)
 
 
+def test_layers_that_ranks_compute_together_wait_for_their_exchange() -> None:
+    moved = Exchanged(gradients=100_000_000, weights=0, factors=0, products=0, columns=20_000_000)
+    found = predict(1.0, 2, moved, 0.0, constant("", "given", 1e9))
+    assert (found["exchange_seconds"], found["exchange_seconds_overlapped"]) == (close(0.06), close(0.01))
+
+
 def test_one_rank_takes_its_own_time() -> None:
     found = predict(0.5, 1, Exchanged(10**9, 10**9, 10**9, 10**9), 0.3, constant("", "given", 1.0))
     assert found["seconds"] == found["seconds_overlapped"] == 0.5
@@ -65,6 +71,11 @@ def test_bytes_are_those_of_the_network(ranks: int, batch: int) -> None:
     moved, share = bench.exchanged(spec, batch, ranks, device, "fp32", "fp32", "gradients")
     assert (moved.factors, share) == (0, 0.0)
     assert moved.weights == pytest.approx(4 * 60_965_224, rel=1e-3)
+    moved, share = bench.exchanged(spec, batch, ranks, device, "fp32", "fp32", "auto", "hybrid")
+    assert (moved.factors, share) == (0, 0.0)
+    of_image = 2 * (9216 + 4096 + 4096) + 2 * (4096 + 4096 + 1000) // ranks
+    assert moved.columns == 4 * ranks * batch * of_image
+    assert moved.weights == pytest.approx(9.373e6, rel=1e-3)
 
 
 # ---- links -----------------------------------------------------------------------------------------------

@@ -18,7 +18,8 @@ from cconvnet import checks, cli, nets, ops
 from cconvnet.checks import MAX_FLOAT32, NumberError, real, whole
 from cconvnet.nets.transform import scaled
 from cconvnet.network import Network
-from cconvnet.training.options import Options, parse_lr_plateau, parse_lr_scale, parse_lr_steps
+from cconvnet.training.option_values import parse_lr_plateau, parse_lr_scale, parse_lr_steps
+from cconvnet.training.options import Options
 from cconvnet.training.schedule import StepSchedule
 from cconvnet.training.session import check_options
 

@@ -60,6 +60,7 @@ def trainings() -> dict[str, dict[str, Any]]:
     return {
         "lenet": {**common, "net": "lenet", "epochs": 1, "batch": 64},
         "dropout": {**common, "net": quick(4), "arrays": small, "mirror": True, "color_noise": 0.1},
+        "hybrid": {**common, "net": quick(4), "arrays": small, "parallel": "hybrid", "accumulate": 2},
         "towers": {**common, "net": towers, "arrays": large, "towers": 2},
         "normalised": {**common, "net": normalised(4), "arrays": small, "accumulate": 2, "random_crop": True},
     }

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
 import pytest
 from helpers.fake_nccl import FakeGpu, Nccl
-from helpers.small_networks import ALEXNET, assert_equal, batch_of
+from helpers.small_networks import ALEXNET, CHAINS, assert_equal, batch_of
 from helpers.thread_ranks import on_ranks
 
 from cconvnet.network import Network
@@ -32,20 +33,27 @@ def train(
     Returns:
         The state, and the bytes that were sent in each step.
     """
-    network = Network(ALEXNET, batch=8 // SHARDS, devices=device, seed=3, share=share, lars=lars, needs=None)
+    spec = CHAINS if share.hybrid else ALEXNET
+    network = Network(spec, batch=8 // SHARDS, devices=device, seed=3, share=share, lars=lars, needs=None)
     network.connect()
     assert network.graph.shards is not None
     if network.graph.shards.wires is not None:
         device.wires = network.graph.shards.wires
     sent = [0]
+
+    def load(number: int, shard: int) -> int:
+        rows = slice(shard * network.batch, (shard + 1) * network.batch)
+        images = {name: value[rows] for name, value in batch_of(spec, 8, number).items()}
+        if (number, shard) == bad:
+            images["shift"] = np.full_like(images["shift"], np.inf)
+        network.load(**images, first_row=rows.start)
+        return number
+
     for number in range(STEPS):
-        batch = batch_of(ALEXNET, 8, number)
-        for shard in share.own:
-            rows = slice(shard * network.batch, (shard + 1) * network.batch)
-            images = {name: value[rows] for name, value in batch.items()}
-            if (number, shard) == bad:
-                images["shift"] = np.full_like(images["shift"], np.inf)
-            network.load(**images, first_row=rows.start)
+        if share.hybrid:
+            network.train_together([functools.partial(load, number, shard) for shard in share.own], 0.02, 0.9)
+        for shard in () if share.hybrid else share.own:
+            load(number, shard)
             if shard < share.own[-1]:
                 network.accumulate(number, ends_shard=True)
             else:
@@ -76,6 +84,24 @@ def test_ranks_with_nccl_have_the_bits_of_one(ranks: int, wire: str, monkeypatch
     assert_equal(alone, states[0])
     for state in states[1:]:  # whose momentum is their own slices'
         assert_equal(*({name: own[name] for name in ALEXNET_VALUES} for own in (alone, state)))
+
+
+@pytest.mark.parametrize("ranks", [2, 3, 4])
+@pytest.mark.parametrize("bad", [None, (2, 1)])
+def test_ranks_that_compute_fc_layers_together_have_the_bits_of_one(
+    ranks: int, bad: tuple[int, int] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone, _ = train(FakeGpu(), Share(World.alone(), SHARDS, parallel="hybrid"), bad=bad)
+    states, bytes_sent, calls = run(ranks, monkeypatch, parallel="hybrid", bad=bad)
+    assert_equal(alone, states[0])
+    values = [name for name in alone if not name.endswith(".velocity")]
+    for state in states[1:]:
+        assert_equal(*({name: own[name] for name in values} for own in (alone, state)))
+    # A rank with several batches loads them between exchanges, so that its step cannot be captured.
+    captured = [any(call[5] for call in own) for own in calls]
+    assert captured == {2: [False] * 2, 3: [True, True, False], 4: [True] * 4}[ranks]
+    for own in bytes_sent:
+        assert len(set(own)) == 1
 
 
 # The bytes of a number, and to how many ranks it goes if not to all others; flags are not counted.

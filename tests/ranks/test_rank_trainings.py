@@ -16,7 +16,7 @@ from helpers.training import log_without_times
 
 TRAININGS = Path(mpi.__file__).with_name("rank_trainings.py")
 STOP, STEPS = 5, 9
-NAMES = ("lenet", "dropout", "towers", "normalised")
+NAMES = ("lenet", "dropout", "hybrid", "towers", "normalised")
 
 
 def train(

@@ -12,8 +12,8 @@ import pytest
 from cconvnet.cli.train import train as command
 from cconvnet.nets import AREA, CONSTANT, NO_DISTORTION, Distortion, LrStep
 from cconvnet.nets.recipe import TrainRecipe
-from cconvnet.training.option_values import plain
-from cconvnet.training.options import DESCRIPTIONS, Options, parse_area, parse_distort, parse_lr_schedule
+from cconvnet.training.option_values import parse_area, parse_distort, parse_lr_schedule, plain
+from cconvnet.training.options import DESCRIPTIONS, Options
 from cconvnet.training.settings import Settings
 
 KEPT = [name for name, option in DESCRIPTIONS.items() if option.on_resume is not None]

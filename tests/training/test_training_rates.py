@@ -15,7 +15,8 @@ from cconvnet.evaluate import Tally
 from cconvnet.nets import LrStep
 from cconvnet.runs import checkpoint
 from cconvnet.runs.checkpoint import MEAN, Folder
-from cconvnet.training.options import Options, parse_freeze, parse_lr_plateau, parse_lr_scale, parse_lr_steps
+from cconvnet.training.option_values import parse_freeze, parse_lr_plateau, parse_lr_scale, parse_lr_steps
+from cconvnet.training.options import Options
 from cconvnet.training.schedule import Rates, StepSchedule, on_plateau
 
 

@@ -17,7 +17,8 @@ from cconvnet.runs import checkpoint
 from cconvnet.runs.checkpoint import Folder
 from cconvnet.runs.reading import settings_of
 from cconvnet.training.option_files import read
-from cconvnet.training.options import Options, parse_lr_schedule
+from cconvnet.training.option_values import parse_lr_schedule
+from cconvnet.training.options import Options
 from cconvnet.training.session import train
 from cconvnet.training.settings import Settings
 
