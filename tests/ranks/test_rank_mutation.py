@@ -30,6 +30,7 @@ WHOLE_BATCH = f"{SHARDS}::test_shards_train_as_the_whole_batch"
 IN_THE_TREE = f"{SHARDS}::test_gradients_are_added_in_the_tree"
 RUN_OF_SHARDS = "training/test_training_shards.py::test_shards_of_a_batch_train_as_the_batch"
 BITS_OF_ONE = f"{NCCL}::test_ranks_with_nccl_have_the_bits_of_one"
+TOGETHER = f"{NCCL}::test_ranks_that_compute_fc_layers_together_have_the_bits_of_one"
 STOPS = f"{TEAM}::test_all_ranks_stop_at_the_signal_of_one"
 CHECKPOINTS = f"{TEAM}::test_the_first_rank_decides_on_checkpoints"
 TRAINED = "ranks/test_rank_trainings.py::test_any_number_of_ranks_trains_to_the_same_bits[2]"
@@ -126,7 +127,7 @@ MUTANTS = [
     Mutant(
         "a bad loss of an earlier shard halts nothing",
         "network/step.py",
-        {"self._add_losses(self._is_first)": "self._add_losses(True)"},
+        {"first = self._is_first\n": "first = True\n"},
         f"{SHARDS}::test_a_bad_loss_of_any_shard_halts_the_update",
     ),
     Mutant(
@@ -259,6 +260,31 @@ MUTANTS = [
         "network/shards.py",
         {"self._device.fill(bucket.velocity, self._whole[bucket.own])": "pass"},
         RESUMED,
+    ),
+    # The columns of ranks.
+    Mutant(
+        "all ranks compute the first columns",
+        "layers/columns.py",
+        {"for part in share.own\n        ]": "for part in range(len(share.own))\n        ]"},
+        TOGETHER,
+    ),
+    Mutant(
+        "input gradients are those of a rank's own columns",
+        "layers/columns.py",
+        {"[(rank, gradient.parts[part]) for rank, part in self._others_parts()]": "[]"},
+        TOGETHER,
+    ),
+    Mutant(
+        "weights of columns stay where they are",
+        "network/shards.py",
+        {"        self._weights_are_whole = False\n": ""},
+        TOGETHER,
+    ),
+    Mutant(
+        "the state has the momentum of the first rank's columns alone",
+        "network/shards.py",
+        {"            columns.collect_momentum(self.swap)": "            pass"},
+        TOGETHER,
     ),
     # The one writer.
     Mutant(
