@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from cconvnet.console import silence
 from cconvnet.ranks.launch import Launch, RanksError, launched
-from cconvnet.ranks.watchdog import RanksWatchdog, Watchdog, timeout
+from cconvnet.ranks.watchdog import EXIT_CODE, RanksWatchdog, Watchdog, timeout
 from cconvnet.system.installation import pip_install
 
 # A wait yields its core between two looks for this long, then sleeps longer and longer.
@@ -39,6 +39,8 @@ _SHARE_OF_SLEEP = 1 / 20
 _SECONDS_TO_CONNECT, _SECONDS_TO_PART = 600, 60
 # MPI may hang while it ends all ranks.
 _SECONDS_TO_ABORT = 2
+# The time in which a launcher ends all ranks because one was killed.
+_SECONDS_FOR_LAUNCHER = 5.0
 # Ranks often fail alike. The others leave it to rank 0 to print why, or at least to the ranks before them.
 _SECONDS_FOR_RANK_0, _SECONDS_BETWEEN_RANKS = 1.0, 0.05
 
@@ -240,13 +242,23 @@ class _Joined(World):
         requests = list(requests)
         began = time.monotonic()
         with self.watchdog.waiting():
-            while not self._mpi.Request.Testall(requests):
+            while not self._are_complete(requests):
                 passed = time.monotonic() - began
                 if passed < _SECONDS_OF_YIELDING:
                     os.sched_yield()  # sleep(0) would sleep for the slack of timers, 50 µs
                 else:
                     seconds = max(passed * _SHARE_OF_SLEEP, _MIN_SECONDS_OF_SLEEP)
                     time.sleep(min(seconds, _MAX_SECONDS_OF_SLEEP))
+
+    def _are_complete(self, requests: Sequence[Any]) -> bool:
+        try:
+            return bool(self._mpi.Request.Testall(requests))
+        except self._mpi.Exception as error:
+            # A rank is gone. Its launcher knows more, and ends all if it was killed.
+            time.sleep(_SECONDS_FOR_LAUNCHER)
+            self.fail(
+                EXIT_CODE, f"another rank is gone, or the way to it is broken ({error}): resume the run"
+            )
 
     def close(self) -> None:
         if self.closed:

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,8 +15,7 @@ import numpy as np
 import pytest
 from helpers import mpi
 
-from cconvnet.ranks import World, world
-from cconvnet.ranks.watchdog import Watchdog
+from cconvnet.ranks import World, watchdog, world
 
 
 def worlds(done: subprocess.CompletedProcess[str]) -> list[dict[str, Any]]:
@@ -55,10 +55,38 @@ def test_a_short_wait_does_not_sleep(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(time, "monotonic", lambda: 0.0)
     monkeypatch.setattr(time, "sleep", lambda seconds: pytest.fail(f"it sleeps {seconds} s"))
     done = iter([False, False, True])
-    request = SimpleNamespace(Testall=lambda requests: next(done))
-    own = SimpleNamespace(_mpi=SimpleNamespace(Request=request), watchdog=Watchdog())
-    world._Joined.wait(own, [])  # type: ignore[arg-type]
+    own = joined(lambda requests: next(done))
+    own.wait([])
     assert next(done, None) is None
+
+
+def joined(test_all: Callable[[Any], bool]) -> Any:
+    """Return a rank whose requests are complete when this function says so, without MPI."""
+    own = object.__new__(world._Joined)
+    World.__init__(own)
+    own._mpi = SimpleNamespace(Request=SimpleNamespace(Testall=test_all), Exception=RuntimeError)
+    return own
+
+
+def test_a_rank_that_is_gone_leaves_the_end_to_the_launcher(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """MPI may report a killed rank before its launcher ends the others with the signal's code."""
+
+    def broken(requests: Any) -> bool:
+        raise RuntimeError("Other MPI error")
+
+    slept: list[float] = []
+    monkeypatch.setattr(time, "sleep", slept.append)
+    own = joined(broken)
+    monkeypatch.setattr(own, "_kill", lambda code: sys.exit(code))
+    with pytest.raises(SystemExit) as ended:
+        own.wait([])
+    assert ended.value.code == watchdog.EXIT_CODE
+    assert slept == [world._SECONDS_FOR_LAUNCHER]
+    assert capsys.readouterr().err == (
+        "rank 0 of 1: another rank is gone, or the way to it is broken (Other MPI error): resume the run\n"
+    )
 
 
 def test_arrays_must_lie_in_one_piece() -> None:
