@@ -58,8 +58,10 @@ def changes(trainer: Trainer, before: Settings) -> list[str]:
         here, there = (getattr(one, name) for one in (settings, before))
         if here != there:
             lines.append(f"{label}: {_shown(here)} from here on, it was {_shown(there)}")
-    if settings.towers != before.towers:
-        lines.append(f"towers: {settings.towers} from here on, it was {before.towers}: rounding differs")
+    for name, label in _ROUNDING.items():
+        here, there = (getattr(one, name) for one in (settings, before))
+        if here != there:
+            lines.append(f"{label}: {here} from here on, it was {there}: rounding differs")
     if settings.precision != before.precision:
         lines.append(f"precision: {settings.precision} from here on, it was {before.precision}")
     for layer, factor in settings.lr_scale.items():
@@ -90,6 +92,8 @@ _CHANGES = {
     "mirror": "mirror images",
     "distort": "distortion",
 }
+# Likewise those that change the order or the types of sums.
+_ROUNDING = {"towers": "towers", "wire": "wire", "reduction": "reduce", "exchange": "exchange"}
 
 
 def _shown(value: Any) -> str:

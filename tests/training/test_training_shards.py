@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from helpers.commands import Listener
 from helpers.rank_trainings import pictures, quick
-from helpers.training import steps_in_log, tensors_of
+from helpers.training import resume, run_training, steps_in_log, tensors_of
 
 from cconvnet.training.options import Options
 from cconvnet.training.session import train
@@ -37,3 +37,23 @@ def test_shards_of_a_batch_train_as_the_batch(tmp_path: Path) -> None:
     one, other = tensors_of(whole), tensors_of(parts)
     for name, value in one.items():
         assert np.abs(value - other[name]).max() <= 1e-3 * np.abs(value).max(), name
+
+
+def test_a_resumed_run_says_that_its_exchange_differs(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run_training(out=run, shards=2, steps=2)
+    for changes, lines in (
+        ({"wire": "bf16"}, ["wire: bf16 from here on, it was fp32: rounding differs"]),
+        ({}, []),
+        (
+            {"wire": "fp32", "reduction": "fast", "exchange": "gradients"},
+            [
+                "wire: fp32 from here on, it was bf16: rounding differs",
+                "reduce: fast from here on, it was tree: rounding differs",
+                "exchange: gradients from here on, it was auto: rounding differs",
+            ],
+        ),
+    ):
+        listener = Listener()
+        resume(run, listener, steps=2, **changes)
+        assert [line for line in listener.lines if "from here on" in line] == lines
