@@ -18,8 +18,6 @@ from cconvnet.report.words import day, duration, percent
 from cconvnet.runs import data_name, overview
 from cconvnet.runs.history import TOP5_FROM, History
 from cconvnet.runs.overview import Overview
-from cconvnet.runs.rank_waits import read_waits
-from cconvnet.runs.reading import read_log
 
 _TRAINING_IMAGES = 1000  # searched for the nearest: more would take minutes
 TEST_IMAGES = 10_000  # those of CIFAR-10; of ImageNet a part, so that a page takes minutes without a GPU
@@ -150,10 +148,8 @@ def _looks(opened: Opened, stepped: Stepped) -> list[_Section]:
 
 def _ranks(history: History) -> tuple[str, str | None]:
     """Return the number of ranks, "-" for one, and how they waited for each other."""
-    settings = history.config["settings"]
-    images = settings["batch"] * settings.get("accumulate", 1)
-    waits = read_waits(read_log(history.path), images)
-    if waits is None:
+    waits = history.waits
+    if not waits.waited:
         return "-", None
     return (
         f"{len(waits.waited)}",

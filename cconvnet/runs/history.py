@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -12,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from cconvnet.runs.reading import read_config
+from cconvnet.runs.rank_waits import OF_RANKS, RankWaits
+from cconvnet.runs.reading import read_config, settings_of
 
 Array = np.ndarray[Any, Any]
 
@@ -38,6 +40,15 @@ _EPOCH = (
 
 # Of more bytes at once, about 70,000 lines, only a part of the steps' lines is read. That takes a second.
 _READ_WHOLE = 2**24
+
+
+def _parsed(text: bytes) -> dict[str, Any]:
+    """Return a line of the log; nothing of one that is damaged."""
+    with contextlib.suppress(ValueError):
+        line = json.loads(text)
+        if isinstance(line, dict):
+            return line
+    return {}
 
 
 @dataclass
@@ -71,6 +82,7 @@ class History:
         steps: The lines of training steps: step, epoch, loss, train_error_top1, lr, images_per_second.
         epochs: The lines of whole epochs: step, epoch, train_ and test_loss, train_ and test_error_top1,
             test_error_top5.
+        waits: The waits of the run's ranks.
 
     Raises:
         RunError: The folder contains no run.
@@ -84,6 +96,7 @@ class History:
 
     def _clear(self) -> None:
         self.steps, self.epochs = _Columns(_STEP), _Columns(_EPOCH)
+        self.waits, self._step, self._left_out = RankWaits(), 0, b""
         self._offset, self._file = 0, -1
 
     def __len__(self) -> int:
@@ -115,18 +128,24 @@ class History:
                     break  # still being written, or cut short by a kill
                 self._offset += len(text)
                 if number % stride and b'"test_loss"' not in text:
+                    self._left_out = text if b'"loss"' in text else self._left_out
                     continue
-                try:
-                    line = json.loads(text)
-                except ValueError:
-                    continue
-                if not isinstance(line, dict):
-                    continue
+                line = _parsed(text)
                 if "test_loss" in line:
                     self.epochs.add(line)
                 elif "loss" in line:
                     self.steps.add(line)
+                    self._add_waits(line)
         return self._offset > before
+
+    def _add_waits(self, line: dict[str, Any]) -> None:
+        """Add the waits of a line of steps: those since the line before, which may have been left out."""
+        before = _parsed(self._left_out).get("step", self._step)
+        self._step, self._left_out = line.get("step", before), b""
+        if self.waits.waited or OF_RANKS[0] in line:
+            settings = settings_of(self.config)
+            images = (self._step - before) * settings["batch"] * settings["accumulate"]
+            self.waits.add(line, images)
 
     def positions(self, lines: _Columns, x: str) -> Array:
         """Return the positions of lines on an axis of epochs, of steps, or of seconds of training.

@@ -2,27 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 # Values of a line that are lists with a number of each rank.
 OF_RANKS = ("wait_seconds", "sent_bytes")
 
 
-@dataclass(frozen=True)
+@dataclass
 class RankWaits:
     """The waits of the ranks of a run, over the lines of its log since their number last changed.
 
     Attributes:
         seconds: The time of the steps.
-        waited: The seconds of it that each rank waited for others.
-        sent: The bytes of gradients and weights that each rank sent.
+        waited: The seconds of it that each rank waited for others; empty if there is one rank.
+        sent: The bytes of gradients and weights that each rank sent, likewise.
     """
 
-    seconds: float
-    waited: list[float]
-    sent: list[int]
+    seconds: float = 0.0
+    waited: list[float] = field(default_factory=list)
+    sent: list[int] = field(default_factory=list)
+
+    def add(self, line: Mapping[str, Any], images: int) -> None:
+        """Add a line of steps, of so many images in all."""
+        speed = line.get("images_per_second") or 0.0
+        waited, sent = (line.get(name, []) if speed else [] for name in OF_RANKS)
+        if len(waited) != len(self.waited):
+            self.seconds, self.waited, self.sent = 0.0, [0.0] * len(waited), [0] * len(waited)
+        if waited:
+            self.seconds += images / speed
+            self.waited = [one + other for one, other in zip(self.waited, waited, strict=True)]
+            self.sent = [one + other for one, other in zip(self.sent, sent, strict=True)]
 
     @property
     def slowest(self) -> int:
@@ -38,34 +49,6 @@ class RankWaits:
     def bytes_per_second(self) -> float:
         """The bytes that a rank sent in a second, in the mean over ranks."""
         return sum(self.sent) / len(self.sent) / self.seconds if self.seconds > 0 else 0.0
-
-
-def read_waits(lines: Iterable[Mapping[str, Any]], step_images: int) -> RankWaits | None:
-    """Return the waits of the ranks of a run; None if it has one, or none is logged.
-
-    Args:
-        lines: The lines of the log.
-        step_images: The images of a step.
-    """
-    found: RankWaits | None = None
-    before = 0
-    for line in lines:
-        if "loss" not in line:
-            continue
-        steps, before = line["step"] - before, line["step"]
-        if "wait_seconds" not in line or not line["images_per_second"]:
-            found = None
-            continue
-        seconds, waited, sent = steps * step_images / line["images_per_second"], *(line[k] for k in OF_RANKS)
-        if found is None or len(found.waited) != len(waited):
-            found = RankWaits(seconds, waited, sent)
-        else:
-            found = RankWaits(
-                found.seconds + seconds,
-                [one + other for one, other in zip(found.waited, waited, strict=True)],
-                [one + other for one, other in zip(found.sent, sent, strict=True)],
-            )
-    return found
 
 
 def by_rank(line: Mapping[str, Any]) -> dict[str, float]:
