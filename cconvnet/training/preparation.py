@@ -137,7 +137,7 @@ def make_network(
         seed=settings.seed,
         precision=settings.precision,
         accumulates=settings.accumulate > 1,
-        needs="run",
+        needs="run" if world.first else "training",  # the others keep no snapshot
         fuse=not options.detect_anomaly,  # values within fused layers could not be checked
     )
 

@@ -10,17 +10,23 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from helpers.commands import run
 
 from cconvnet import nets
-from cconvnet.devices import Device
+from cconvnet.devices import Device, get_device
 from cconvnet.devices import memory as device_memory
 from cconvnet.network import Network, footprint
 from cconvnet.network.footprint import Plan
+from cconvnet.ranks.shares import Share
+from cconvnet.ranks.world import World
 from cconvnet.system import memory
 from cconvnet.system.memory import Free, NotEnoughMemory
+from cconvnet.training.options import Options
+from cconvnet.training.preparation import make_network
 
 MB = 10**6
 MEMINFO = "MemTotal: 8000000 kB\nMemFree: 100 kB\nMemAvailable: 6000000 kB\nSwapFree: {swap} kB\n"
@@ -229,6 +235,22 @@ def test_a_gpus_memory_is_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
         footprint.check(plan, "run")
     free["host"] = needs.state
     footprint.check(plan, "run")
+
+
+def test_only_the_rank_that_writes_needs_memory_for_a_snapshot(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings: Any = SimpleNamespace(
+        **{"shards": 2, "pass_images": 16, "accumulate": 1, "towers": None, "seed": 0, "precision": "fp32"},
+        **{"lars": 0.0, "wire": "fp32", "reduction": "tree", "exchange": "auto"},
+    )
+    spec, world, devices, options = nets.build("lenet"), World.alone(), [get_device("cpu:0")], Options()
+    world.size = 2
+    enough = Plan(spec, batch=16, devices=devices, share=Share(world, 2)).needs().training["cpu:0"]
+    limited(monkeypatch, enough)
+    world.rank = 1
+    make_network(spec, settings, devices, options, world)
+    world.rank = 0
+    with pytest.raises(NotEnoughMemory):
+        make_network(spec, settings, devices, options, world)
 
 
 def test_every_device_tells_what_is_free(device: Device) -> None:
