@@ -489,12 +489,11 @@ class FusedUpdates(DeviceRates):
         """
         super().__init__(parameters, device, allocate, lars)
         self.joined: frozenset[str] = frozenset()
-        self.groups = [
-            JoinedVectors(group, device, allocate, release) for group in _joinable(self._parameters)
-        ]
+        self.groups = [JoinedVectors(one, device, allocate, release) for one in _joinable(self._parameters)]
 
     def reset(self) -> None:
-        """Set the joined vectors to 0, before the parameters are set to their first values."""
+        """Set the joined vectors to 0, before the parameters are set to their first values; halt nothing."""
+        self._device.fill(self.halt, np.zeros(1, np.int32))
         for group in self.groups:
             group.reset(self._device)
 

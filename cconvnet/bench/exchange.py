@@ -92,7 +92,6 @@ class TrainingExchange:
         shards, device = self._shards, self._device
         device.fill(shards.gradient[self._here], values)
         device.fill(shards.value, np.zeros(shards.count, np.float32))
-        device.fill(shards.halt, np.zeros(1, np.int32))  # which no loss has set yet
         shards.set_rates(1.0, 0.0)
 
     def run(self) -> None:

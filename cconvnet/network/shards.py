@@ -204,9 +204,9 @@ class ShardedUpdates(DeviceRates):
         return found
 
     def reset(self) -> None:
-        """Set values, gradients and velocities to 0, before the parameters are set to their first values."""
-        for array in (self.value, self.gradient, *(bucket.velocity for bucket in self.buckets)):
-            self._device.fill(array, np.zeros(array.shape, np.float32))
+        """Set values, gradients and velocities to 0, before the parameters get first values; halt nothing."""
+        for array in (self.halt, self.value, self.gradient, *(bucket.velocity for bucket in self.buckets)):
+            self._device.fill(array, np.zeros(array.shape, array.dtype))
 
     def allocate_sums(self) -> None:
         """Take memory for sums of the gradients of a shard's batches."""

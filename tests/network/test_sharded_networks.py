@@ -163,6 +163,13 @@ def test_a_bad_loss_of_any_shard_halts_the_update(bad: int, device: Device) -> N
     assert any(value.tobytes() != before[name].tobytes() for name, value in own.state().items())
 
 
+@pytest.mark.parametrize("shards", [1, 2])
+def test_nothing_halts_before_the_first_loss(shards: int, device: Device) -> None:
+    graph = network(BRANCHES, device, shards).graph
+    updates = graph.updates or graph.shards
+    assert updates is not None and device.host(updates.halt).tolist() == [0]
+
+
 def test_bf16_keeps_working_weights_up_to_date(device: Device) -> None:
     if not device.serves("bf16"):
         pytest.skip("no bf16 here")
