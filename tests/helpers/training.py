@@ -20,6 +20,7 @@ from cconvnet.console import Reporter
 from cconvnet.evaluate import Tally
 from cconvnet.training.options import Options
 from cconvnet.training.session import train
+from cconvnet.training.settings import Settings
 from cconvnet.training.trainer import Outcome
 
 # Small batches make many steps: 45 an epoch, and little work in each.
@@ -46,6 +47,18 @@ FLAGS = [
     "4",
 ]
 STEPS = 90
+
+
+def made_settings(**changes: Any) -> Settings:
+    """Return the settings of a made-up run."""
+    values: dict[str, Any] = {
+        **{"net": "lenet", "data": None, "size": None, "classes": list("abc"), "image_shape": [28, 28, 1]},
+        **{"train_images": 640, "test_images": 64, "batch": 32, "epochs": 2, "towers": 1, "seed": 5},
+        **{"lr": 0.05, "momentum": 0.9, "lr_steps": (), "lr_plateau": 0, "lr_scale": {}, "crop": False},
+        **{"mirror": False, "color_noise": 0.0, "color_noise_epochs": None, "color_noise_shrinks": False},
+        "precision": "fp32",
+    }
+    return Settings(**values | changes)
 
 
 def run_training(listener: Reporter | None = None, **changes: Any) -> Outcome:

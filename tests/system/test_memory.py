@@ -10,11 +10,10 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 from helpers.commands import run
+from helpers.training import made_settings
 
 from cconvnet import nets
 from cconvnet.devices import Device, get_device
@@ -238,12 +237,8 @@ def test_a_gpus_memory_is_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_only_the_rank_that_writes_needs_memory_for_a_snapshot(monkeypatch: pytest.MonkeyPatch) -> None:
-    settings: Any = SimpleNamespace(
-        **{"shards": 2, "pass_images": 16, "accumulate": 1, "towers": None, "seed": 0, "precision": "fp32"},
-        **{"lars": 0.0, "wire": "fp32", "reduction": "tree", "exchange": "auto"},
-    )
     spec, world, devices, options = nets.build("lenet"), World.alone(), [get_device("cpu:0")], Options()
-    world.size = 2
+    world.size, settings = 2, made_settings(shards=2)
     enough = Plan(spec, batch=16, devices=devices, share=Share(world, 2)).needs().training["cpu:0"]
     limited(monkeypatch, enough)
     world.rank = 1

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from helpers.thread_ranks import ThreadWorld, on_ranks
+from helpers.training import made_settings
 
 from cconvnet import nets
 from cconvnet.data import DataError
@@ -21,18 +22,6 @@ RANKS, SHARDS = 3, 4
 
 
 @dataclasses.dataclass
-class Settings:
-    """The settings of a run that a team reads."""
-
-    shards: int = SHARDS
-    step_images: int = 32
-    accumulate: int = 1
-    wire: str = "fp32"
-    reduction: str = "tree"
-    exchange: str = "auto"
-
-
-@dataclasses.dataclass
 class Counts:
     """The counts of a network that a team reads."""
 
@@ -41,8 +30,7 @@ class Counts:
 
 
 def team_of(world: World, stop: int | None = None) -> Team:
-    settings: Any = Settings()
-    return Team(world, settings, lambda: stop)
+    return Team(world, made_settings(shards=SHARDS), lambda: stop)
 
 
 def test_results_of_a_step_are_in_the_order_of_its_images() -> None:
