@@ -193,6 +193,17 @@ Size = Annotated[int | None, _of_training("size")]
 Wire = Annotated[str | None, _of_training("wire", help="With --ranks: as for `train`.")]
 Exchange = Annotated[str | None, _of_training("exchange", help="With --ranks: as for `train`.")]
 Parallel = Annotated[str | None, _of_training("parallel", help="With --ranks: as for `train`.")]
+Shards = Annotated[
+    int | None,
+    _of_training(
+        "shards",
+        help="Equal parts of each batch, as for `train`; the run's own, or as many as ranks, if not given.",
+    ),
+]
+ShardWire = Annotated[str | None, _of_training("wire", help="Of several shards: as for `train`.")]
+ShardReduction = Annotated[str | None, _of_training("reduction", help="Of several shards: as for `train`.")]
+ShardExchange = Annotated[str | None, _of_training("exchange", help="Of several shards: as for `train`.")]
+ShardParallel = Annotated[str | None, _of_training("parallel", help="Of several shards: as for `train`.")]
 Workers = Annotated[int | None, _of_training("workers")]
 NewRun = Annotated[Path | None, _of_training("out")]
 RunPath = Annotated[

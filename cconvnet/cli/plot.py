@@ -8,25 +8,17 @@ from typing import Annotated, Any
 
 import typer
 
-from cconvnet import nets
 from cconvnet.cli.help import App, Group
 from cconvnet.cli.options import (
-    Batch,
     Best,
     Data,
     DeviceNames,
-    Json,
-    Places,
-    Precision,
     RunPrecision,
-    Size,
     device_names,
     example,
-    parsed_places,
     whole,
-    write_json,
 )
-from cconvnet.system.outputs import check_output
+from cconvnet.cli.timeline import timeline
 
 
 class _CurveUnlessNamed(Group):
@@ -246,102 +238,10 @@ def activations(
     print(target)
 
 
-@app.command(
+app.command(
     epilog=example(
         "cconvnet plot timeline runs/first",
         "cconvnet plot timeline --net alexnet --device cpu:0,cpu:1 --batch 16 --trace step.json",
+        "mpiexec -n 4 cconvnet plot timeline --net alexnet --batch 128",
     )
-)
-def timeline(
-    run: Annotated[
-        Path | None,
-        typer.Argument(help="Run whose network, batch and precision are used.", metavar="RUN"),
-    ] = None,
-    net: Annotated[
-        str | None,
-        typer.Option(
-            help=f"Network to trace instead of a run's: {', '.join(nets.NAMES)}; or a file, .py or .json.",
-            metavar="NAME",
-        ),
-    ] = None,
-    device: DeviceNames = None,
-    place: Places = None,
-    precision: Precision = None,
-    batch: Batch = None,
-    size: Size = None,
-    steps: Annotated[int, typer.Option(help="Number of traced steps.", metavar="N", callback=whole())] = 5,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            help="File of the picture; timeline.png in the run or the working directory if not given.",
-            metavar="FILE",
-        ),
-    ] = None,
-    trace: Annotated[
-        Path | None,
-        typer.Option(
-            help="Write the step to this file as trace events, which ui.perfetto.dev opens.", metavar="FILE"
-        ),
-    ] = None,
-    to_json: Json = None,
-) -> None:
-    """Draw the time of a training step: each layer's passes, updates, and copies between devices.
-
-    Steps use random images, and the run is not changed. The picture shows the median of several steps.
-    """
-    from cconvnet import plots, runs
-    from cconvnet.console import reporter
-    from cconvnet.devices import devices_of
-    from cconvnet.formats.networks import build_network, build_spec
-    from cconvnet.network import Network, tracing
-
-    if (run is None) == (net is None):
-        raise ValueError("one of the two is needed: a run's folder, or --net")
-    if trace is not None:
-        check_output(trace, "json")
-    names = device_names(device)
-    if run is None:
-        assert net is not None
-        target = out or Path("timeline.png")
-        plots.check(target)
-        network = build_network(net, names, batch, precision, size, parsed_places(place))
-    else:
-        folder = runs.folder_of(run)
-        config = runs.read_config(folder)
-        if size is not None:
-            raise ValueError("--size goes with --net; a run has its own size")
-        target = out or folder / "timeline.png"
-        plots.check(target)
-        settings = config["settings"]
-        spec, batch = build_spec(
-            nets.spec_from_dict(config["spec"]),
-            settings["batch"] if batch is None else batch,
-            precision,
-            None,
-            parsed_places(place),
-        )
-        devices = [device.name for device in devices_of(names or config["device"].split(","))]
-        network = Network(
-            spec,
-            batch=batch,
-            devices=devices,
-            towers=max(settings["towers"], len(devices)),
-            precision=settings["precision"] if precision is None else precision,
-        )
-    warmup = 2
-    with reporter(sys.stderr) as report:
-        report.begin("steps", warmup + 2 * steps)
-        found = tracing.record(
-            network,
-            steps,
-            warmup,
-            stepped=lambda done: report.step(done, "steps", f"{done}/{warmup + 2 * steps}"),
-        )
-    said = plots.timeline(found, target)
-    if trace is not None:
-        write_json(str(trace), found.chrome_trace())
-    if to_json:
-        write_json(to_json, found.to_dict())
-    if to_json != "-":
-        print(said)
-        print(target)
+)(timeline)

@@ -19,6 +19,7 @@ TOGETHER: tuple[tuple[str, ...], ...] = (
     ("doctor", "--ranks"),
     ("bench", "exchange"),
     ("bench", "scaling", "--ranks"),
+    ("plot", "timeline"),
 )
 
 

@@ -39,6 +39,7 @@ Modules, in reading order:
     gradcheck: gradients against finite differences and a float64 reference.
     synthetic: training steps on random images.
     tracing: the time of each layer's pass in a step.
+    rank_tracing: the same of several ranks on one clock, with their waits for each other.
 """
 
 from cconvnet.network.anomaly import Anomaly

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -34,7 +35,8 @@ class Training:
     """Training steps of a network on one batch: load, crop and mirror images, update weights, read the loss.
 
     The uint8 images are in host memory, so the copy to the device is part of a step. Like the trainer's
-    batches they are in staging memory of the device, pinned on a GPU, where PyTorch's are pinned too.
+    batches they are in staging memory of the device, pinned on a GPU, where PyTorch's are pinned too. Of a
+    network with a share each of this rank's shards is this batch.
 
     Args:
         network: the network.
@@ -79,9 +81,26 @@ class Training:
         Args:
             begins: called with "load", "train" and "result" as each begins.
         """
-        begins("load")
-        self.network.load(*self.inputs, targets=self.targets)
+        network = self.network
+        share = None if network.graph.shards is None else network.graph.shards.share
+        loads = [
+            functools.partial(self._load, shard, begins) for shard in ([0] if share is None else share.own)
+        ]
+        if share is not None and share.hybrid:
+            results = network.train_together(loads, self.lr, network.spec.recipe.momentum)
+            return self._end(results[-1]().loss)
+        for load in loads[:-1]:
+            load()
+            begins("train")
+            network.accumulate(self.count, ends_shard=True)
+        loads[-1]()
         return self.train(begins)
+
+    def _load(self, shard: int, begins: Callable[[str], None]) -> int:
+        """Load the batch as a shard, and return the number of the step."""
+        begins("load")
+        self.network.load(*self.inputs, targets=self.targets, first_row=shard * self.network.batch)
+        return self.count
 
     def train(self, begins: Callable[[str], None] = lambda phase: None) -> float:
         """Do the rest of a step, with a batch that has been loaded; see :meth:`step`."""
@@ -89,8 +108,11 @@ class Training:
         begins("train")
         network.train_step(self.count, self.lr, network.spec.recipe.momentum)
         begins("result")
+        return self._end(network.result().loss)
+
+    def _end(self, loss: float) -> float:
+        """End a step with this loss, once the devices are done."""
         self.count += 1
-        loss = network.result().loss
-        for device in network.devices:
+        for device in self.network.devices:
             device.synchronize()
         return loss

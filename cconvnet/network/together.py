@@ -65,7 +65,7 @@ class Together:
         runner, shards = self._runner, self._shards
         for level in self._levels:
             for columns in level.first:
-                self._call(columns, "exchange", columns.multiply, shards.swap)
+                self._call(columns, "forward", columns.multiply, shards.swap)
             for number in range(len(self._loads)):
                 self._forward(level, number)
                 for columns in level.behind:
@@ -78,7 +78,7 @@ class Together:
         shards.agree()
         for index, level in enumerate(reversed(self._levels)):
             for columns in level.behind:
-                self._call(columns, "exchange", columns.multiply_back, shards.swap)
+                self._call(columns, "backward", columns.multiply_back, shards.swap)
             for number in range(len(self._loads)):
                 if not self._is_one:
                     self._forward(level, number)

@@ -4,7 +4,7 @@ Only this package needs matplotlib (the extra ``plot``).
 
 Modules in reading order: figures (the style and the writing of all pictures), mosaic (many small images in
 one), analysis (predictions, nearest images and feature maps as arrays), then a module for each kind of
-picture: curve, filters, predictions, activations, timeline, augmentation.
+picture: curve, filters, predictions, activations, timeline, rank_timeline, augmentation.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from cconvnet.plots.curve import Curves, curve, draw, follow, into_run
 from cconvnet.plots.figures import PlotError, check, drawn, figure, save
 from cconvnet.plots.filters import filters
 from cconvnet.plots.predictions import predictions
+from cconvnet.plots.rank_timeline import rank_timeline
 from cconvnet.plots.timeline import timeline
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "follow",
     "into_run",
     "predictions",
+    "rank_timeline",
     "save",
     "timeline",
 ]

@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from cconvnet.network.tracing import PASSES, Record, Span
 from cconvnet.plots.figures import COLORS, FAINT, INK, drawn
 
-_PASS_COLORS = {
+PASS_COLORS = {
     "load": COLORS[5],
     "forward": COLORS[0],
     "check": COLORS[3],
     "backward": COLORS[1],
+    "exchange": COLORS[4],
     "update": COLORS[2],
     "copy": COLORS[4],
 }
+LANE_INCHES = 0.75
+BAR_INCHES = 0.24
+WIDTH = 11.0
 _MAX_LAYERS = 16
-_LANE_INCHES = 0.75
-_BAR_INCHES = 0.24
-_WIDTH = 11.0
 _PANEL_INCHES = 9.3  # width of the panels, between the names on their left and the right edge
 _LABEL_POINTS = 7.5
 _CHARACTER_INCHES = 0.062  # mean width of a character of that size
 _LINE_INCHES = 0.13  # height of a line of that size
+_DARK = [PASS_COLORS[what] for what in ("forward", "backward", "update", "check")]  # with white names
 _MIN_EDGED_INCHES = 0.03  # narrower bars have no white edge
 
 
@@ -41,9 +45,9 @@ def timeline(record: Record, out: Path) -> str:
         PlotError: matplotlib is missing, or the file cannot be written.
     """
     rows = costliest(record)
-    lanes, bars = _LANE_INCHES * len(record.lanes) + 0.75, _BAR_INCHES * len(rows) + 0.6
+    lanes, bars = LANE_INCHES * len(record.lanes) + 0.75, BAR_INCHES * len(rows) + 0.6
     line = about(record)
-    with drawn(out, _WIDTH, lanes + bars + 0.7, f"{record.net}: a training step", line) as page:
+    with drawn(out, WIDTH, lanes + bars + 0.7, f"{record.net}: a training step", line) as page:
         above, below = page.subplots(2, 1, height_ratios=(lanes, bars))
         _draw_lanes(above, record)
         _draw_costs(below, rows, record.seconds)
@@ -89,30 +93,64 @@ def total(row: dict[str, Any]) -> float:
 
 
 def _draw_lanes(axes: Any, record: Record) -> None:
-    unit, size = _unit(record.seconds)
     for span in record.spans:
-        lane, color = record.lanes.index(span.lane), _PASS_COLORS[span.what]
-        inches = span.seconds / record.seconds * _PANEL_INCHES
-        # White edges separate neighbours, but would hide bars that are no wider than they are.
-        edge = "white" if inches > _MIN_EDGED_INCHES else color
-        bar = {"height": 0.8, "color": color, "edgecolor": edge, "linewidth": 0.5}
-        axes.barh(lane, span.seconds / size, left=span.begin / size, **bar)
-        _label(axes, lane, span, inches, size)
+        # Of layers that are computed together, only the first is named if there is no room for all.
+        names = (span.layer, span.layer.split("+")[0])
+        lane = record.lanes.index(span.lane)
+        draw_bar(axes, lane, (span.begin, span.end), record.seconds, names, PASS_COLORS[span.what])
     axes.set_yticks(range(len(record.lanes)), record.lanes)
-    axes.set_ylim(len(record.lanes) - 0.5, -0.5)
-    axes.set_xlim(0, record.seconds / size)
-    axes.set_xlabel(unit)
-    axes.grid(axis="y", visible=False)
+    in_shards = draw_shards(axes, record.spans, record.seconds, -0.4)
+    axes.set_ylim(len(record.lanes) - 0.5, -0.75 if in_shards else -0.5)
+    end_lanes(axes, record.seconds)
     used = [what for what in PASSES if any(span.what == what for span in record.spans)]
-    one = len(record.devices) == 1
-    names = {"backward": "backward with the update" if one else "backward", "check": "loss checked"}
+    one = len(record.devices) == 1 and not in_shards
+    labels = {"backward": "backward with the update" if one else "backward", "check": "loss checked"}
     from matplotlib.patches import Patch
 
+    draw_legend(axes, [Patch(color=PASS_COLORS[what], label=labels.get(what, what)) for what in used])
+
+
+def draw_shards(axes: Any, spans: Sequence[Span], whole: float, top: float) -> bool:
+    """Write the number of each shard above the begin of its passes, if there are several and there is room.
+
+    Args:
+        axes: The axes.
+        spans: The spans of a device.
+        whole: The seconds of the axis.
+        top: The upper edge of the lane.
+
+    Returns:
+        True if there are several.
+    """
+    _, size = time_unit(whole)
+    in_shards = [span for span in spans if span.shard is not None]
+    if len({span.shard for span in in_shards}) < 2:
+        return False
+    first = in_shards[:1] + [b for a, b in itertools.pairwise(in_shards) if a.shard != b.shard]
+    ends = [span.begin for span in first[1:]] + [whole]
+    for span, end in zip(first, ends, strict=True):
+        begin, text = span.begin / size, f" shard {span.shard}"
+        if (end - span.begin) / whole * _PANEL_INCHES > len(text) * _CHARACTER_INCHES:
+            axes.plot([begin, begin], [top, top - 0.22], color=FAINT, linewidth=0.8)
+            axes.text(begin, top - 0.02, text, fontsize=_LABEL_POINTS, color=FAINT, va="bottom")
+    return True
+
+
+def end_lanes(axes: Any, seconds: float) -> None:
+    """Let an axis of time begin at 0 and end with the step."""
+    unit, size = time_unit(seconds)
+    axes.set_xlim(0, seconds / size)
+    axes.set_xlabel(unit)
+    axes.grid(axis="y", visible=False)
+
+
+def draw_legend(axes: Any, handles: list[Any], columns: int | None = None) -> None:
+    """Draw a legend above the right corner."""
     axes.legend(
-        handles=[Patch(color=_PASS_COLORS[what], label=names.get(what, what)) for what in used],
+        handles=handles,
         loc="lower right",
         bbox_to_anchor=(1, 1),
-        ncols=len(used),
+        ncols=columns or len(handles),
         handlelength=1,
         handleheight=1,
         borderpad=0,
@@ -121,38 +159,63 @@ def _draw_lanes(axes: Any, record: Record) -> None:
     )
 
 
-def _label(axes: Any, lane: int, span: Span, inches: float, size: float) -> None:
-    """Write the layer's name on a span that has room for it, vertically if the span is narrow.
+def draw_bar(
+    axes: Any,
+    lane: float,
+    stretch: tuple[float, float],
+    whole: float,
+    names: Sequence[str],
+    color: str,
+    *,
+    height: float = 0.8,
+    lane_inches: float = LANE_INCHES,
+    **style: Any,
+) -> None:
+    """Draw a stretch of time with a name, if there is room for one.
 
-    Of layers that are computed together, only the first is named if there is no room for all.
+    Args:
+        axes: The axes, whose horizontal unit is that of time_unit().
+        lane: Where its middle is.
+        stretch: Its begin and end, in seconds.
+        whole: The seconds of the axis.
+        names: Names, the longest first.
+        color: Of the bar.
+        height: Its part of a lane.
+        lane_inches: The height of a lane.
+        style: Further arguments of barh().
     """
-    first = span.layer.split("+")[0]
-    rooms = [(0, inches - 0.05)] + [(90, 0.75 * _LANE_INCHES)] * (inches > _LINE_INCHES)
+    _, size = time_unit(whole)
+    begin, end = stretch
+    inches = (end - begin) / whole * _PANEL_INCHES
+    # White edges separate neighbours, but would hide bars that are no wider than they are.
+    edge = "white" if inches > _MIN_EDGED_INCHES else color
+    look = {"height": height, "color": color, "edgecolor": edge, "linewidth": 0.5} | style
+    axes.barh(lane, (end - begin) / size, left=begin / size, **look)
+    upright = height * lane_inches - 0.02
+    rooms = [(0, inches - 0.05)] * (upright > _LINE_INCHES) + [(90, upright)] * (inches > _LINE_INCHES)
     fitting = (
-        (name, rotation)
-        for rotation, room in rooms
-        for name in (span.layer, first)
-        if len(name) * _CHARACTER_INCHES < room
+        (name, rotation) for rotation, room in rooms for name in names if len(name) * _CHARACTER_INCHES < room
     )
     name, rotation = next(fitting, ("", 0))
     axes.text(
-        (span.begin + span.end) / 2 / size,
+        (begin + end) / 2 / size,
         lane,
         name,
         ha="center",
         va="center",
         rotation=rotation,
-        color="white" if span.what in ("forward", "backward", "update", "check") else INK,
+        color="white" if color in _DARK else INK,
         fontsize=_LABEL_POINTS,
         clip_on=True,
+        bbox={"color": "white", "pad": 0.8} if name and "hatch" in style else None,
     )
 
 
 def _draw_costs(axes: Any, rows: list[dict[str, Any]], seconds: float) -> None:
-    unit, size = _unit(seconds)
+    unit, size = time_unit(seconds)
     for index, row in enumerate(rows):
         left = 0.0
-        for what, color in (*_PASS_COLORS.items(), ("idle", FAINT)):
+        for what, color in (*PASS_COLORS.items(), ("idle", FAINT)):
             length = row.get(what, 0.0) / size
             axes.barh(index, length, left=left, color=color, height=0.7, edgecolor="white", linewidth=0.3)
             left += length
@@ -166,5 +229,6 @@ def _draw_costs(axes: Any, rows: list[dict[str, Any]], seconds: float) -> None:
     axes.grid(axis="y", visible=False)
 
 
-def _unit(seconds: float) -> tuple[str, float]:
+def time_unit(seconds: float) -> tuple[str, float]:
+    """Return the name of a unit for stretches of a time, and its seconds."""
     return ("seconds", 1.0) if seconds >= 2 else ("milliseconds", 1e-3) if seconds >= 2e-3 else ("µs", 1e-6)

@@ -6,6 +6,7 @@ Modules, in reading order:
 
 - ``launch`` finds out from the environment whether a launcher started several processes.
 - ``world`` passes values and arrays between the ranks.
+- ``clocks`` compares the ranks' clocks.
 - ``cores`` divides a host's cores and devices among its ranks.
 - ``tree`` is the order in which the sums over the shards of a batch are added.
 - ``shares`` are the parts of each batch that a rank computes.

@@ -15,7 +15,7 @@ from types import SimpleNamespace
 import numpy as np
 
 from cconvnet.errors import DataError
-from cconvnet.ranks import join, watchdog
+from cconvnet.ranks import clocks, join, watchdog
 
 
 def everything() -> None:
@@ -33,6 +33,8 @@ def everything() -> None:
     world.barrier()
     found["numbers"] = world.share_numbers(np.array([world.rank, 0.1])).tolist()
     found["highest"] = world.highest(-1.5 - world.rank)
+    vars(clocks)["time"] = SimpleNamespace(perf_counter=lambda: time.perf_counter() + 100 * world.rank)
+    found["clock"] = clocks.compare_clocks(world)
     found["host"] = world.host
     found["hosts"] = world.local_size
     print(json.dumps(found), flush=True)

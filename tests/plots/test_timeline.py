@@ -189,7 +189,7 @@ def test_the_picture(tmp_path: Path) -> None:
     draw(record(two_towers(), steps=1, warmup=0), tmp_path / "step.png")
     pixels = np.asarray(Image.open(tmp_path / "step.png").convert("RGB"))
     for what in ("forward", "backward", "update", "copy"):
-        color = np.array([int(module._PASS_COLORS[what][i : i + 2], 16) for i in (1, 3, 5)])
+        color = np.array([int(module.PASS_COLORS[what][i : i + 2], 16) for i in (1, 3, 5)])
         assert (np.abs(pixels.astype(int) - color).sum(axis=2) < 12).any(), what
 
 
@@ -259,6 +259,8 @@ def test_of_a_network(tmp_path: Path) -> None:
         (["--net", "lenet", "--steps", "0"], "--steps must be at least 1, not 0"),
         (["--net", "lenet", "--out", "a.txt"], "a.txt must end with a kind of picture"),
         (["--net", "lenet", "--trace", "no/a.json"], "no/a.json cannot be written"),
+        (["--net", "lenet", "--batch", "5", "--shards", "2"], "--batch 5 must be a multiple of --shards 2"),
+        (["--net", "lenet", "--wire", "fp8"], "--wire must be fp32 or bf16, not 'fp8'"),
         (["nowhere"], "nowhere is not a run"),
     ],
 )
