@@ -269,6 +269,7 @@ def test_predictions_are_named_so() -> None:
         steps=[{"batch": 128, "seconds": 2.0}],
         wire="fp32",
         exchange="auto",
+        parallel="data",
         device="cpu:0",
         formula=["T = t + E"],
         assumptions=["ranks are alike"],
