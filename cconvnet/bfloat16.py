@@ -50,4 +50,6 @@ def unpack(bits: Array) -> Array:
         bits = bits.view(BITS)
     if bits.dtype != BITS:
         raise TypeError(f"bits must be uint16, not {bits.dtype}")
-    return (bits.astype(np.uint32) << 16).view(np.float32)
+    wide = bits.astype(np.uint32)
+    wide <<= np.uint32(16)  # in place: the bits may be those of a large file
+    return wide.view(np.float32)

@@ -9,6 +9,9 @@ The modules in reading order:
 - ``cuda_convnet_extras``: comments that keep what these files cannot say, such as the recipe.
 - ``cuda_convnet_writer``: a network written as these files.
 - ``cuda_convnet_checkpoint``: cuda-convnet's checkpoints.
+- ``torch_files``, ``torch_writer``, ``safetensors_files``: named tensors of PyTorch's files and safetensors.
+- ``layer_names``, ``layouts``: names and layouts of a network's tensors in other programs.
+- ``weights``: trained weights of any of these files, fitted to a network, and a table of formats.
 - ``own_nets``: networks in files of the user's own: Python, which is run, and JSON.
 - ``netfiles``: networks as a user chooses them: a NetSpec, a name or a file.
 - ``networks``: networks without data, to be measured or described.

@@ -24,10 +24,10 @@ import re
 import struct
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -117,12 +117,19 @@ def _read(path: Path) -> bytes:
 
 
 class _Machine:
-    """The stack machine: `data` is its program, `stack` holds values, `marks` the stacks below a MARK."""
+    """The stack machine: `data` is its program, `stack` holds values, `marks` the stacks below a MARK.
 
-    def __init__(self, data: bytes, file: str) -> None:
+    The program begins at byte `at`. A machine for another kind of file allows other names, each with its
+    effect, and overrides outside().
+    """
+
+    effects: ClassVar[Mapping[tuple[str, str], Callable[..., Any]]]
+    names: ClassVar[Collection[tuple[str, str]]]
+
+    def __init__(self, data: bytes, file: str, at: int = 0) -> None:
         self.data = data
         self.file = file
-        self.at = 0
+        self.at = at
         self.stack: list[Any] = []
         self.marks: list[list[Any]] = []
         self.memo: dict[int, Any] = {}
@@ -266,7 +273,7 @@ class _Machine:
         if type(module) is not str or type(name) is not str:
             raise PickleError("a name that is not text")
         found = Name(module, name)
-        if (found.module, found.name) not in _NAMES and not _is_record(found):
+        if (found.module, found.name) not in self.names and not _is_record(found):
             raise ForbiddenPickle(
                 f"it names {_short(found)}, which a file of data does not need; nothing of the file was run"
             )
@@ -285,7 +292,7 @@ class _Machine:
         if _is_record(function):
             self.push(Record(function, args))
             return
-        effect = _EFFECTS.get((function.module, function.name))
+        effect = self.effects.get((function.module, function.name))
         if effect is None:
             raise ForbiddenPickle(f"it calls {function}")
         try:
@@ -338,6 +345,10 @@ class _Machine:
         else:
             raise ForbiddenPickle(f"it sets the state of a {type(target).__name__}")
         self.push(target)
+
+    def outside(self, key: Any) -> None:
+        """Push an object that is not in the pickle, by its persistent id."""
+        raise ForbiddenPickle("it asks for an object outside the file (a persistent id)")
 
     # -- NumPy --
 
@@ -516,7 +527,7 @@ def _in_modules(modules: str, effects: dict[str, _Effect]) -> dict[tuple[str, st
     return {(module, name): effect for module in modules.split() for name, effect in effects.items()}
 
 
-_EFFECTS: dict[tuple[str, str], _Effect] = {
+EFFECTS: dict[tuple[str, str], _Effect] = {
     **_in_modules(
         "numpy.core.multiarray numpy._core.multiarray", {"_reconstruct": _reconstruct, "scalar": _scalar}
     ),
@@ -539,7 +550,9 @@ _EFFECTS: dict[tuple[str, str], _Effect] = {
     ),
 }
 
-_NAMES = {*_EFFECTS, ("numpy", "ndarray"), ("__builtin__", "object"), ("builtins", "object")}
+NAMES = {*EFFECTS, ("numpy", "ndarray"), ("__builtin__", "object"), ("builtins", "object")}
+_Machine.effects, _Machine.names = EFFECTS, NAMES
+Machine = _Machine  # for files whose pickles contain more, such as tensors
 
 
 # ---- the instructions -----------------------------------------------------------------------------------
@@ -650,8 +663,8 @@ _INSTRUCTIONS: dict[int, Callable[[_Machine], Any]] = {
     0x82: _refuse("a registered extension"),
     0x83: _refuse("a registered extension"),
     0x84: _refuse("a registered extension"),
-    ord("P"): _refuse("an object outside the file (a persistent id)"),
-    ord("Q"): _refuse("an object outside the file (a persistent id)"),
+    ord("P"): lambda m: m.outside(m.line().decode()),
+    ord("Q"): lambda m: m.outside(m.stack.pop()),
     0x97: _refuse("a buffer outside the file"),
     0x98: _refuse("a buffer outside the file"),
 }
