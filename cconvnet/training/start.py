@@ -93,7 +93,13 @@ _CHANGES = {
     "distort": "distortion",
 }
 # Likewise those that change the order or the types of sums.
-_ROUNDING = {"towers": "towers", "wire": "wire", "reduction": "reduce", "exchange": "exchange"}
+_ROUNDING = {
+    "towers": "towers",
+    "wire": "wire",
+    "reduction": "reduce",
+    "exchange": "exchange",
+    "parallel": "parallel",
+}
 
 
 def _shown(value: Any) -> str:

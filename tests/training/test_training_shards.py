@@ -46,11 +46,12 @@ def test_a_resumed_run_says_that_its_exchange_differs(tmp_path: Path) -> None:
         ({"wire": "bf16"}, ["wire: bf16 from here on, it was fp32: rounding differs"]),
         ({}, []),
         (
-            {"wire": "fp32", "reduction": "fast", "exchange": "gradients"},
+            {"wire": "fp32", "reduction": "fast", "exchange": "gradients", "parallel": "hybrid"},
             [
                 "wire: fp32 from here on, it was bf16: rounding differs",
                 "reduce: fast from here on, it was tree: rounding differs",
                 "exchange: gradients from here on, it was auto: rounding differs",
+                "parallel: hybrid from here on, it was data: rounding differs",
             ],
         ),
     ):
