@@ -27,6 +27,7 @@ def run_as_rank(launch: Launch, run: Callable[[Callable[[Exception], int]], int]
     """Run the command line in one of several processes.
 
     A failure ends all ranks. Each rank prints its own, but of failures at the same time only that of rank 0.
+    A failure on which all ranks have agreed is printed once, and they end together.
 
     Args:
         launch: How this process was started.
@@ -47,9 +48,13 @@ def run_as_rank(launch: Launch, run: Callable[[Callable[[Exception], int]], int]
         )
     from cconvnet.ranks.world import LEFT, exit_of, join, joined
 
-    said = io.StringIO()
+    said, together = io.StringIO(), False
 
     def explain_later(error: Exception) -> int:
+        nonlocal together
+        from cconvnet.training.stopping import StoppedTogether
+
+        together = isinstance(error, StoppedTogether)
         with contextlib.redirect_stderr(said):
             try:
                 return explain(error)
@@ -69,6 +74,9 @@ def run_as_rank(launch: Launch, run: Callable[[Callable[[Exception], int]], int]
         if launch.rank == 0:
             sys.stderr.write(text)
         return code
+    if together:
+        text = text if world.first else ""
+        world.close()
     if not world.closed:
         world.fail(code or 1, text or LEFT * (code == 0))
     sys.stderr.write(text)

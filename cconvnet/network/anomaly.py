@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,6 +44,10 @@ class Anomaly:
         )
 
 
+# Returns on all ranks an anomaly that one of them gives; None if all give None.
+Agree = Callable[[Anomaly | None], Anomaly | None]
+
+
 def found_in(layer: str, direction: str, tensor: str, values: Array) -> Anomaly | None:
     """Return the anomaly of a tensor; None if all its values are finite."""
     finite = np.isfinite(values)
@@ -72,20 +76,22 @@ def checked_accumulate(runner: Runner, step: int, ends_shard: bool) -> Anomaly |
 
 
 def checked_step(
-    runner: Runner, step: int, lr: float | Mapping[str, float], momentum: float
+    runner: Runner, step: int, lr: float | Mapping[str, float], momentum: float, agree: Agree
 ) -> Anomaly | None:
     """Run a training step that stops behind the first bad value; see Network.checked_step."""
     runner.begin(True, step)
-    bad = find_bad(runner, backward=True)
+    bad = agree(find_bad(runner, backward=True))
     if bad is not None:
         return bad
     runner.update(lr, momentum)
+    return agree(next((bad for bad in _update(runner) if bad is not None), None))
+
+
+def _update(runner: Runner) -> Iterator[Anomaly | None]:
+    """Check what an update has changed."""
     for name, (parameter, tensor) in stateful(runner.graph.parameters).items():
         for piece in parameter.pieces:
-            bad = found_in(parameter.layer, "update", name, piece.host(tensor))
-            if bad is not None:
-                return bad
-    return None
+            yield found_in(parameter.layer, "update", name, piece.host(tensor))
 
 
 def _forward(runner: Runner) -> Iterator[Anomaly | None]:

@@ -386,14 +386,21 @@ class Network:
         self._require_sums(ends_shard)
         return anomaly.checked_accumulate(self.runner, step, ends_shard)
 
-    def checked_step(self, step: int, lr: float | Mapping[str, float], momentum: float) -> Anomaly | None:
+    def checked_step(
+        self,
+        step: int,
+        lr: float | Mapping[str, float],
+        momentum: float,
+        agree: anomaly.Agree | None = None,
+    ) -> Anomaly | None:
         """Run train_step(), bit-identical, and stop behind the first value that is not finite.
 
-        Layers inside fused ones have gradients only in a network made with ``fuse=False``.
+        Layers inside fused ones have gradients only in a network made with ``fuse=False``. On several ranks
+        `agree` must give all of them what one has found. It is called before the update and after it.
         """
         self._require_batch()
         self._require_no_others()
-        return anomaly.checked_step(self.runner, step, lr, momentum)
+        return anomaly.checked_step(self.runner, step, lr, momentum, agree or (lambda bad: bad))
 
     @property
     def copied_bytes(self) -> int:

@@ -17,7 +17,7 @@ from cconvnet.evaluate import Tally
 from cconvnet.network import Network, StepResult
 from cconvnet.network.anomaly import Anomaly
 from cconvnet.training.settings import Progress, Settings
-from cconvnet.training.stopping import Failures, TrainingStopped
+from cconvnet.training.stopping import Failures, StoppedTogether
 from cconvnet.training.team import Team
 
 # Colour shifts of a batch and the factor of its input.
@@ -111,7 +111,7 @@ class Steps:
                 bad = self._accumulate(part, share is not None and index == count - 1, detect_anomaly)
             if bad is not None:
                 found = self._failures.of_values(progress.epoch, bad)
-                raise TrainingStopped(f"stopped at step {progress.step} {found}")
+                raise StoppedTogether(f"stopped at step {progress.step} {found}")
             part.result = self._network.result_later()
         if self._is_hybrid:
             loads = [functools.partial(self._load, part) for part in begun.parts]
@@ -137,14 +137,17 @@ class Steps:
     def _accumulate(self, part: _Part, ends_shard: bool, checked: bool) -> Anomaly | None:
         """Run the passes of a batch before the last, and return the first bad value if they are checked."""
         if checked:
-            return self._network.checked_accumulate(part.number, ends_shard)
+            bad = self._network.checked_accumulate(part.number, ends_shard)
+            # The others learn of it where they agree next.
+            return None if bad is None else self._team.first_anomaly(bad)
         self._network.accumulate(part.number, ends_shard)
         return None
 
     def _update(self, part: _Part, rates: Mapping[str, float], checked: bool) -> Anomaly | None:
         """Run the passes of the last batch and the update, and return the first bad value likewise."""
         if checked:
-            return self._network.checked_step(part.number, rates, self._settings.momentum)
+            momentum, agree = self._settings.momentum, self._team.first_anomaly
+            return self._network.checked_step(part.number, rates, momentum, agree)
         self._network.train_step(part.number, rates, self._settings.momentum)
         return None
 
@@ -164,24 +167,26 @@ class Steps:
         found = self._team.meet(network, [(Tally.of(result), result.finite) for result in results])
         if not all(finite for _, finite in found):
             network.share_weights()
-            own = (pair for pair in zip(begun.parts, results, strict=True) if not pair[1].finite)
-            texts = [self._found(begun, *pair) for pair in own][:1]
-            raise TrainingStopped(next(text for told in self._team.world.share(texts) for text in told))
+            own = (part for part, result in zip(begun.parts, results, strict=True) if not result.finite)
+            bad = self._team.first_anomaly(self._find_bad(next(own, None)))
+            tally = next(tally for tally, finite in found if not finite)
+            losses = {"the loss": tally.mean_loss}
+            losses |= {f"the loss of {name}": loss for name, loss in tally.mean_head_losses.items()}
+            what, loss = next(pair for pair in losses.items() if not math.isfinite(pair[1]))
+            where = self._failures.of_values(begun.epoch, bad)
+            raise StoppedTogether(f"{what} is {loss} at step {begun.step} {where}")
         for tally, _ in found:
             progress.window.add(tally)
             progress.epoch_tally.add(tally)
 
-    def _found(self, begun: _Begun, part: _Part, result: StepResult) -> str:
-        """Return where a loss came from that is not finite."""
-        network = self._network
+    def _find_bad(self, part: _Part | None) -> Anomaly | None:
+        """Return the first bad value of a batch of this rank; None without one."""
+        if part is None:
+            return None
         # The step moved no weight, so it can be done again.
         self._load(part)
-        network.forward(train=True, step=part.number)
-        found = self._failures.of_values(begun.epoch, network.find_bad())
-        losses = {"the loss": result.loss}
-        losses |= {f"the loss of {name}": loss for name, loss in result.head_losses.items()}
-        what, loss = next(pair for pair in losses.items() if not math.isfinite(pair[1]))
-        return f"{what} is {loss} at step {begun.step} {found}"
+        self._network.forward(train=True, step=part.number)
+        return self._network.find_bad()
 
     def _noise(self, count: int) -> _Noise:
         """Return the colour shifts of the next batch and its input's factor; None and 1 without noise."""

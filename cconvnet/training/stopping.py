@@ -24,6 +24,10 @@ class TrainingStopped(RuntimeError):
     """Training cannot go on; the text contains the step, the reason and what to resume from."""
 
 
+class StoppedTogether(TrainingStopped):
+    """The same on all ranks, for a reason on which they have agreed."""
+
+
 class Terminated(KeyboardInterrupt):
     """A signal came when there was no step to finish.
 

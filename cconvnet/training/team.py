@@ -17,6 +17,7 @@ import numpy as np
 from cconvnet.data import Split
 from cconvnet.evaluate import Tally
 from cconvnet.network import Network
+from cconvnet.network.anomaly import Anomaly
 from cconvnet.ranks.shares import Share
 from cconvnet.ranks.world import World
 from cconvnet.training.settings import Settings
@@ -121,6 +122,14 @@ class Team:
         if self.world.size > 1:
             self._stopped = int(self.world.highest(self._signal() or 0)) or self._stopped
         return self.stopped
+
+    def first_anomaly(self, bad: Anomaly | None) -> Anomaly | None:
+        """Return the anomaly of the first rank that has one, on all ranks; None if none has."""
+        if self.world.size == 1:
+            return bad
+        told = self.world.share(None if bad is None else dataclasses.asdict(bad))
+        found = (Anomaly(**{**one, "index": tuple(one["index"])}) for one in told if one is not None)
+        return next(found, None)
 
     def take_waits(self) -> dict[str, Any]:
         """Return what the ranks waited and sent since the last call, for the log; empty if there is one."""

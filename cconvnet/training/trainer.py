@@ -29,7 +29,7 @@ from cconvnet.training.saver import Checkpointer, Saver
 from cconvnet.training.schedule import Rates, StepSchedule
 from cconvnet.training.settings import Progress, Settings
 from cconvnet.training.step import Steps
-from cconvnet.training.stopping import Failures, Interrupts, TrainingStopped
+from cconvnet.training.stopping import Failures, Interrupts, StoppedTogether, TrainingStopped
 from cconvnet.training.team import Team
 from cconvnet.training.time_left import Pace, Stopwatch
 
@@ -247,7 +247,7 @@ class Trainer:
         """
         if different := self.team.check_replicas(self.network):
             names = ", ".join(map(str, different))
-            raise TrainingStopped(
+            raise StoppedTogether(
                 f"after step {self.progress.step:,} the weights of rank {names} differ from those of the "
                 f"other ranks: a memory or a link has failed. {self.failures.advice()}"
             )
@@ -267,8 +267,9 @@ class Trainer:
                 self.team.agree_on_signal()
                 return False
         if not math.isfinite(tally.mean_loss):
-            found = self.failures.of_values(progress.epoch, self.network.find_bad())
-            raise TrainingStopped(f"the test's loss is {tally.mean_loss} after step {progress.step} {found}")
+            bad = self.team.first_anomaly(self.network.find_bad())
+            found = self.failures.of_values(progress.epoch, bad)
+            raise StoppedTogether(f"the test's loss is {tally.mean_loss} after step {progress.step} {found}")
         progress.test_seconds = watch.lap()
         progress.last_test = {
             "step": progress.step,

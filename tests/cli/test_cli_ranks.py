@@ -65,6 +65,7 @@ ENDS = {
     ("0", "before", "failed"): (1, r"rank 0 of 2: Traceback [^$]*\nRuntimeError: no such luck\n"),
     ("1", "before", "exit"): (3, r"rank 1 of 2: it ended before the others\n"),
     ("0", "after", "none"): (1, r"rank 0 of 2: it ended before the others\n"),
+    ("all", "after", "stopped"): (1, r"error: the loss is nan\n"),
     ("all", "after", "interrupted"): (130, ""),
 }
 LONG = [key for key in ENDS if key[2] in ("exit", "none", "interrupted") or key[:2] == ("0", "after")]

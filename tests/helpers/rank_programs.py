@@ -16,6 +16,7 @@ import numpy as np
 
 from cconvnet.errors import DataError
 from cconvnet.ranks import clocks, join, watchdog
+from cconvnet.training.stopping import StoppedTogether
 
 
 def everything() -> None:
@@ -146,6 +147,10 @@ def err() -> None:
     raise DataError("there is no /data")
 
 
+def stop() -> None:
+    raise StoppedTogether("the loss is nan")
+
+
 def interrupt() -> None:
     raise KeyboardInterrupt
 
@@ -169,6 +174,7 @@ ENDS: dict[str, Callable[[], object]] = {
     "cut": cut,
     "failed": fail,
     "mistaken": err,
+    "stopped": stop,
     "interrupted": interrupt,
 }
 
