@@ -70,11 +70,12 @@ def _page(history: History, run: Path, opened: Opened, best: bool, images: int, 
     about = overview.read_overview(history.path)
     sections = [
         _section("curves", "Curves", lambda: pictures.curves(history)),
+        *([_section("ranks", "Ranks", lambda: tables.ranks(history))] if history.waits.waited else []),
         *_results(opened, images, stepped),
         *_looks(opened, stepped),
         _section("filters", "Filters", lambda: pictures.filters(run, best)),
         _section("activations", "Feature maps", lambda: pictures.activations(opened)),
-        _section("timeline", "A step's time", lambda: pictures.timeline(history.path)),
+        _section("timeline", "A step's time", lambda: pictures.timeline(history)),
         _section("layers", "Layers", lambda: tables.layers(history.config)),
         _section("log", "Log", lambda: tables.log(history)),
         _section("settings", "Settings", lambda: tables.settings(history.config)),
@@ -153,8 +154,7 @@ def _ranks(history: History) -> tuple[str, str | None]:
         return "-", None
     return (
         f"{len(waits.waited)}",
-        f"waiting {percent(waits.share)} of the time, for rank {waits.slowest} most of all; each sent "
-        f"{waits.bytes_per_second / 1e6:,.0f} MB/s",
+        f"waiting {waits.share:.0%}; slowest: rank {waits.slowest}",
     )
 
 

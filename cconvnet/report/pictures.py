@@ -180,13 +180,15 @@ def activations(opened: Opened) -> Markup:
     )
 
 
-def timeline(run: Path) -> Markup:
+def timeline(history: History) -> Markup:
     """Show the picture that ``cconvnet plot timeline`` wrote to the run, or that command if there is none."""
+    run, ranks = history.path, len(history.waits.waited)
     kinds = {".svg": "image/svg+xml", ".png": "image/png"}
     files = [file for kind in kinds if (file := run / f"timeline{kind}").is_file()]
     if not files:
         # Measuring it here would occupy a device that may be training.
-        command = tag("code", f"cconvnet plot timeline {shlex.quote(str(run))}")
+        launcher = f"mpiexec -n {ranks} " if ranks else ""
+        command = tag("code", f"{launcher}cconvnet plot timeline {shlex.quote(str(run))}")
         return tag("p", "Not measured yet: ", command, ", then write this page again.", class_="note")
     source = data_url(kinds[files[0].suffix], files[0].read_bytes())
     image = tag("img", src=source, alt="The time of each layer and pass of a step")

@@ -17,6 +17,7 @@ from cconvnet.runs import overview
 from cconvnet.runs.checkpoint import Folder
 from cconvnet.runs.data_record import read_data
 from cconvnet.runs.history import History
+from cconvnet.runs.reading import settings_of
 
 # The page contains a part of longer lists, and how long they are.
 _MAX_EPOCHS = 40
@@ -68,6 +69,29 @@ def log(history: History) -> Markup:
         parts.append(tag("p", f"{len(chosen)} of {len(epochs):,} epochs.", class_="faint"))
     heads = ["epoch", "step", "training loss", "test loss", "training error", "test error", "top-5 error", ""]
     return join([*parts, table(heads, rows, "Epochs", "numbers")])
+
+
+def ranks(history: History) -> Markup:
+    """Show how long each rank waited for the others, and what it sent."""
+    waits, settings = history.waits, settings_of(history.config)
+    steps = waits.images / (settings["batch"] * settings["accumulate"])
+    words = (
+        f"The {len(waits.waited)} ranks waited {waits.share:.1%} of the time of the steps, mostly for rank "
+        f"{waits.slowest}, which waited least."
+    )
+    rows = [
+        [
+            f"{rank}",
+            f"{waited / waits.seconds:.1%}",
+            f"{1e3 * waited / steps:,.2f} ms",
+            f"{sent / steps / 1e6:,.2f} MB",
+            f"{sent / waits.seconds / 1e6:,.1f} MB/s",
+            "slowest" if rank == waits.slowest else "",
+        ]
+        for rank, (waited, sent) in enumerate(zip(waits.waited, waits.sent, strict=True))
+    ]
+    heads = ["rank", "waited", "waited per step", "sent per step", "sent per second", ""]
+    return join([tag("p", words), table(heads, rows, "Ranks", "numbers")])
 
 
 def layers(config: dict[str, Any]) -> Markup:

@@ -60,7 +60,7 @@ def log_table(run: Path, kind: str = "epochs") -> tuple[list[str], list[list[Any
     ``train_error_top1`` as means over it, ``lr``, ``images_per_second``, and ``copied_bytes`` and
     ``copy_seconds`` for copies between devices. A parameter with a rate of its own has a column ``lr.NAME``,
     a cost that runs in training only a column ``loss.NAME``. Of a run of several ranks, ``ranks``,
-    ``slowest_rank``, and ``wait_seconds.N`` and ``sent_bytes.N`` of each.
+    ``slowest_rank``, and ``wait_seconds.N``, ``sent_bytes.N`` and ``sent_bytes_per_second.N`` of each.
 
     Columns of ``checkpoints``, a row for each that was written: ``step``, ``epoch``, ``checkpoint`` (the
     file), ``bytes``, ``stall_seconds`` (for which training paused), ``write_seconds`` (in the background).

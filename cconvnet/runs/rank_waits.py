@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 # Values of a line that are lists with a number of each rank.
-OF_RANKS = ("wait_seconds", "sent_bytes")
+OF_RANKS = ("wait_seconds", "sent_bytes", "sent_bytes_per_second")
 
 
 @dataclass
@@ -15,11 +15,13 @@ class RankWaits:
     """The waits of the ranks of a run, over the lines of its log since their number last changed.
 
     Attributes:
+        images: The number of images of the steps, of all ranks together.
         seconds: The time of the steps.
         waited: The seconds of it that each rank waited for others; empty if there is one rank.
         sent: The bytes of gradients and weights that each rank sent, likewise.
     """
 
+    images: int = 0
     seconds: float = 0.0
     waited: list[float] = field(default_factory=list)
     sent: list[int] = field(default_factory=list)
@@ -27,10 +29,12 @@ class RankWaits:
     def add(self, line: Mapping[str, Any], images: int) -> None:
         """Add a line of steps, of so many images in all."""
         speed = line.get("images_per_second") or 0.0
-        waited, sent = (line.get(name, []) if speed else [] for name in OF_RANKS)
+        waited, sent = (line.get(name, []) if speed else [] for name in ("wait_seconds", "sent_bytes"))
         if len(waited) != len(self.waited):
-            self.seconds, self.waited, self.sent = 0.0, [0.0] * len(waited), [0] * len(waited)
+            self.images, self.seconds = 0, 0.0
+            self.waited, self.sent = [0.0] * len(waited), [0] * len(waited)
         if waited:
+            self.images += images
             self.seconds += images / speed
             self.waited = [one + other for one, other in zip(self.waited, waited, strict=True)]
             self.sent = [one + other for one, other in zip(self.sent, sent, strict=True)]
@@ -44,11 +48,6 @@ class RankWaits:
     def share(self) -> float:
         """The part of the time that a rank waited, in the mean over ranks."""
         return sum(self.waited) / len(self.waited) / self.seconds if self.seconds > 0 else 0.0
-
-    @property
-    def bytes_per_second(self) -> float:
-        """The bytes that a rank sent in a second, in the mean over ranks."""
-        return sum(self.sent) / len(self.sent) / self.seconds if self.seconds > 0 else 0.0
 
 
 def by_rank(line: Mapping[str, Any]) -> dict[str, float]:

@@ -30,6 +30,7 @@ _OF_STEPS = {
     "train_error_top1": "error_top1/steps",
     "lr": "lr/general",
     "images_per_second": "speed/images_per_second",
+    "slowest_rank": "ranks/slowest_rank",
 }
 _OF_EPOCHS = {
     "train_loss": "loss/training",

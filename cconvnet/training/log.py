@@ -74,7 +74,7 @@ class Log:
                 "images_per_second": round(self._images_per_second(), 1),
                 "copied_bytes": progress.window_bytes,
                 "copy_seconds": round(progress.window_seconds, 6),
-                **self._team.take_waits(),
+                **self._waits(),
             }
         )
         progress.window.clear()
@@ -108,8 +108,19 @@ class Log:
 
     def _images_per_second(self) -> float:
         """Return the speed since the last line."""
+        return self._per_second(self._progress.images - self._images_before)
+
+    def _per_second(self, count: float) -> float:
+        """Return how many these are in a second, if they were counted since the last line."""
         seconds = self._progress.seconds - self._seconds_before
-        return (self._progress.images - self._images_before) / seconds if seconds > 0 else 0.0
+        return count / seconds if seconds > 0 else 0.0
+
+    def _waits(self) -> dict[str, Any]:
+        """Return what the ranks waited and sent since the last line; empty if there is one."""
+        waits = self._team.take_waits()
+        if waits:
+            waits["sent_bytes_per_second"] = [round(self._per_second(sent)) for sent in waits["sent_bytes"]]
+        return waits
 
     def _write(self, line: dict[str, Any]) -> None:
         with self._failures.of_disk():

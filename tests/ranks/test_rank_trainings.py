@@ -14,6 +14,9 @@ import pytest
 from helpers import mpi
 from helpers.training import log_without_times
 
+from cconvnet.runs import read_log
+from cconvnet.runs.rank_waits import OF_RANKS
+
 TRAININGS = Path(mpi.__file__).with_name("rank_trainings.py")
 STOP, STEPS = 5, 9
 NAMES = ("lenet", "dropout", "hybrid", "towers", "normalised")
@@ -52,7 +55,7 @@ def stopped(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @functools.cache
 def comparable(run: Path) -> list[dict[str, Any]]:
     """Return the log of a run, without what depends on time and on ranks."""
-    of_ranks = ("ranks", "wait_seconds", "slowest_rank", "sent_bytes")
+    of_ranks = ("ranks", "slowest_rank", *OF_RANKS)
     return [
         {key: value for key, value in line.items() if key not in of_ranks} for line in log_without_times(run)
     ]
@@ -65,6 +68,9 @@ def test_any_number_of_ranks_trains_to_the_same_bits(
     assert train(tmp_path, ranks) == one_rank[1]
     for name in NAMES:
         assert comparable(tmp_path / name) == comparable(one_rank[0] / name), name
+        for line in (line for line in read_log(tmp_path / name) if "loss" in line):
+            assert [len(line[key]) for key in OF_RANKS] == [ranks] * len(OF_RANKS)
+            assert 0 not in line["sent_bytes_per_second"]
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 3])

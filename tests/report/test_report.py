@@ -344,6 +344,27 @@ def test_a_timeline_is_shown_if_there_is_one(small_run: Path, tmp_path: Path) ->
     assert base64.b64encode((run / "timeline.png").read_bytes()).decode() in page.source
 
 
+def test_the_waits_of_ranks_are_shown_if_there_are_several(
+    page: Page, small_run: Path, tmp_path: Path
+) -> None:
+    assert "ranks" not in page.texts
+    run = copied(small_run, tmp_path / "run")
+    step = max(one["step"] for one in runs.read_log(run) if "loss" in one)
+    images = runs.read_config(run)["settings"]["batch"]
+    # Ten steps of half a second.
+    line = {"step": step + 10, "epoch": 9, "loss": 1.0, "images_per_second": 2.0 * images}
+    line |= {"ranks": 2, "wait_seconds": [2.0, 0.5], "slowest_rank": 1, "sent_bytes": [3e7, 2e7]}
+    with (run / "log.jsonl").open("a") as log:
+        log.write(json.dumps(line) + "\n")
+    found = written(run, tmp_path / "report.html")
+    text = found.text("ranks")
+    assert "The 2 ranks waited 25.0% of the time of the steps, mostly for rank 1, which waited least." in text
+    assert "0 40.0% 200.00 ms 3.00 MB 6.0 MB/s" in text
+    assert "1 10.0% 50.00 ms 2.00 MB 4.0 MB/s slowest" in text
+    assert "waiting 25%; slowest: rank 1" in found.source
+    assert f"mpiexec -n 2 cconvnet plot timeline {run}" in found.text("timeline")
+
+
 def test_many_epochs_are_shown_in_part(small_run: Path, tmp_path: Path) -> None:
     run = copied(small_run, tmp_path / "run")
     (line,) = [one for one in runs.read_log(run) if one.get("epoch") == 4 and "test_loss" in one]

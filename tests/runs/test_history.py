@@ -75,7 +75,8 @@ def test_waits_are_those_since_the_number_of_ranks_changed(
     found = history.waits
     assert len(found.waited) == 2 and found.slowest == 1
     assert found.share == pytest.approx(0.075)
-    assert found.bytes_per_second == pytest.approx(200)
+    assert found.sent[0] / found.seconds == pytest.approx(200)
+    assert found.images / found.seconds == pytest.approx(64)
     if bytes_read_whole == 2**24:
         assert found.seconds == 250 and found.waited == [25.0, 12.5]
 
