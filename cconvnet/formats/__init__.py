@@ -12,6 +12,11 @@ The modules in reading order:
 - ``torch_files``, ``torch_writer``, ``safetensors_files``: named tensors of PyTorch's files and safetensors.
 - ``layer_names``, ``layouts``: names and layouts of a network's tensors in other programs.
 - ``weights``: trained weights of any of these files, fitted to a network, and a table of formats.
+- ``protobuf``: messages in protobuf's wire format.
+- ``drafts``: a network and its weights under construction, from the layers of another program.
+- ``onnx_reader``: a network in an ONNX file. ``onnx_schema``, ``onnx_graph``, ``onnx_constants`` and
+  ``onnx_operators``: the fields of its messages, its nodes, constants, and operators as layers.
+- ``onnx_writer``: a network written as an ONNX file, by ``onnx_layers`` and ``onnx_nodes``.
 - ``own_nets``: networks in files of the user's own: Python, which is run, and JSON.
 - ``netfiles``: networks as a user chooses them: a NetSpec, a name or a file.
 - ``networks``: networks without data, to be measured or described.
