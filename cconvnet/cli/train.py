@@ -44,7 +44,10 @@ def train(
                 plots.into_run(outcome.path, report.say)
     except Terminated as stopped:
         where = f"; to resume: {resume_command(stopped.path)}" if stopped.path else ""
-        report.say(f"stopped before the first step{where}")
+        said = f"stopped before the first step{where}"
+        if world.size > 1:
+            world.fail(0, said)  # the others may wait for this rank, and know of no signal
+        report.say(said)
         return
     for line in outcome.lines(resume_command(outcome.path)):
         report.say(line)

@@ -144,7 +144,7 @@ class World:
         """End all ranks at once.
 
         Args:
-            code: The exit code, not 0.
+            code: The exit code.
         """
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(OSError, ValueError):
@@ -152,19 +152,19 @@ class World:
         self._kill(code)
 
     def fail(self, code: int, text: str) -> NoReturn:
-        """Print why this rank fails, and end all ranks.
+        """Print why this rank ends, and end all ranks.
 
-        If rank 0 fails at about the same time, only its text is printed.
+        If rank 0 ends at about the same time, only its text is printed.
 
         Args:
-            code: The exit code, not 0; 2 for a mistake of the user.
+            code: The exit code: 0 for an end that was asked for, 2 for a mistake of the user.
             text: The reason, or nothing.
         """
         if not self.first:
             time.sleep(_SECONDS_FOR_RANK_0 + min(1.0, self.rank * _SECONDS_BETWEEN_RANKS))
         if text:
-            # The user's mistakes are the same on all ranks, so a number would mislead.
-            number = "" if self.first and code == 2 else f"rank {self.rank} of {self.size}: "
+            # Signals and the user's mistakes are mostly the same on all ranks, so a number would mislead.
+            number = "" if self.first and code in (0, 2) else f"rank {self.rank} of {self.size}: "
             sys.stderr.write(f"{number}{text.rstrip()}\n")
         self.abort(code)
 

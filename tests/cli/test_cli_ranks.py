@@ -82,6 +82,14 @@ def test_a_rank_that_ends_ends_all(rank: str, joins: str, how: str) -> None:
     assert (done.returncode, done.stdout) == (code, "")
 
 
+@pytest.mark.parametrize("rank", [pytest.param("0", marks=pytest.mark.long), "1", "all"])
+def test_a_signal_before_the_first_step_ends_all(rank: str) -> None:
+    done = mpi.run(2, *mpi.program("terminate", rank))
+    number = "rank 1 of 2: " if rank == "1" else ""
+    assert done.stderr == f"{number}stopped before the first step\n"
+    assert (done.returncode, done.stdout) == (0, "")
+
+
 @pytest.mark.parametrize("size", ["1", "2"])
 def test_one_of_several_ranks_stops_by_sigusr1(size: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PMI_SIZE", size)

@@ -15,7 +15,7 @@ from types import SimpleNamespace
 import numpy as np
 
 from cconvnet.errors import DataError
-from cconvnet.ranks import clocks, join, watchdog
+from cconvnet.ranks import World, clocks, join, watchdog
 from cconvnet.training.stopping import StoppedTogether
 
 
@@ -129,6 +129,21 @@ def command(rank: str, joins: str, how: str) -> None:
             world.barrier()
 
     vars(commands)["app"] = app
+    sys.argv = ["cconvnet", "train"]
+    commands.main()
+
+
+def terminate(rank: str) -> None:
+    """Run `cconvnet train` with a signal to a rank, or to all, before the first step."""
+    from cconvnet.cli import commands
+    from cconvnet.training import session
+
+    def train(*arguments: object, world: World) -> None:
+        if rank in ("all", str(world.rank)):
+            os.kill(os.getpid(), signal.SIGTERM)
+        world.barrier()
+
+    vars(session)["train"] = train
     sys.argv = ["cconvnet", "train"]
     commands.main()
 
