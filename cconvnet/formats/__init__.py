@@ -17,6 +17,8 @@ The modules in reading order:
 - ``onnx_reader``: a network in an ONNX file. ``onnx_schema``, ``onnx_graph``, ``onnx_constants`` and
   ``onnx_operators``: the fields of its messages, its nodes, constants, and operators as layers.
 - ``onnx_writer``: a network written as an ONNX file, by ``onnx_layers`` and ``onnx_nodes``.
+- ``prototxt``: protobuf's text format.
+- ``caffe_reader``: a network of Caffe with its weights, by ``caffe_layers`` and ``caffe_weights``.
 - ``own_nets``: networks in files of the user's own: Python, which is run, and JSON.
 - ``netfiles``: networks as a user chooses them: a NetSpec, a name or a file.
 - ``networks``: networks without data, to be measured or described.

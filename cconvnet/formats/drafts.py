@@ -157,12 +157,18 @@ class Draft:
                 f"are {x.shape[2]}"
             )
         fields |= {"filters": k, "window": (r, s), "groups": groups}
-        y = self.add(ConvSpec, name, [x], bias=None if bias is None else 0.0, **fields)
+        y = self._product(ConvSpec, name, x, bias, fields)
         self._set(y, weight.transpose(0, 2, 3, 1), (k, r, s, c), bias)
         return y
 
     def fc(
-        self, name: str, x: Signal, weight: Array, bias: Array | None, outputs_first: bool = True
+        self,
+        name: str,
+        x: Signal,
+        weight: Array,
+        bias: Array | None,
+        outputs_first: bool = True,
+        **fields: Any,
     ) -> Signal:
         """Add a fully connected layer, whose weight has the order (C, H, W) of what it reads.
 
@@ -172,6 +178,7 @@ class Draft:
             weight: [K, C * H * W], or with the outputs last.
             bias: [K], or None.
             outputs_first: whether the weight is [K, C * H * W].
+            **fields: of the spec.
 
         Raises:
             ValueError: the weight or the bias does not fit.
@@ -185,13 +192,19 @@ class Draft:
                 f"the weight {list(weight.shape)} reads {count:,} values, but there are {h * w * c:,}, "
                 f"{text_of([x.shape])}"
             )
-        y = self.add(FcSpec, name, [x], outputs=k, bias=None if bias is None else 0.0)
+        y = self._product(FcSpec, name, x, bias, fields | {"outputs": k})
         if outputs_first:
             planes = weight.reshape(k, c, h, w).transpose(0, 2, 3, 1)
         else:
             planes = weight.reshape(c, h, w, k).transpose(3, 1, 2, 0)
         self._set(y, planes, (k, count), bias)
         return y
+
+    def _product(
+        self, kind: type[LayerSpec], name: str, x: Signal, bias: Array | None, fields: dict[str, Any]
+    ) -> Signal:
+        first = fields.pop("first_bias", 0.0)
+        return self.add(kind, name, [x], bias=None if bias is None else first, **fields)
 
     def _set(self, y: Signal, weight: Array, shape: tuple[int, ...], bias: Array | None) -> None:
         self._keep(f"{y.layer}.weight", weight, shape)
