@@ -152,13 +152,19 @@ class TrainingKeywords(TypedDict, total=False):
     out: str | os.PathLike[str] | None
     """Folder of the run; runs/NET-DATA-TIME if not given."""
 
+    weights: str | os.PathLike[str] | None
+    """Begin with the weights of a .pth, .pt, .th or .safetensors file, or of a run."""
+
+    except_layers: str | Sequence[str] | None
+    """Layers that weights leaves at their random first values, such as fc8 or fc*."""
+
     checkpoint_every: int | None
     """Steps between checkpoints; ten minutes if not given. Epochs also end with one, unless that would
     pause training for a tenth of the time or write for half of it.
     """
 
     keep: int | None
-    """Number of checkpoints to keep, beside the best; 2 if not given, or as many as a resumed run kept."""
+    """Checkpoints to keep beside the best; 2, or as many as a resumed run kept, if not given."""
 
     log_every: int
     """Steps per line of the log."""
@@ -167,7 +173,7 @@ class TrainingKeywords(TypedDict, total=False):
     """Also write the run's log for TensorBoard."""
 
     detect_anomaly: bool
-    """Check every layer's values and gradients and stop at the first that is not finite; slow."""
+    """Check all values and gradients, and stop at the first that is not finite; slow."""
 
     devices: str | Sequence[str] | None
     """cuda:0, cpu:0, emulator:0, or several separated by commas. If not given: a GPU if there is one."""

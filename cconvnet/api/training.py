@@ -12,8 +12,11 @@ from cconvnet.api.keywords import TrainingKeywords
 from cconvnet.api.run import Run, ended
 from cconvnet.api.session import arrays_of, run_session
 from cconvnet.data.datasets import Arrays
+from cconvnet.formats.netfiles import resolve
 from cconvnet.nets import NetSpec
 from cconvnet.training import option_files
+from cconvnet.training.imported import Reading, checkpoint_of, is_run, weights_of, write_run
+from cconvnet.training.option_values import parse_except
 
 
 @lists_keywords
@@ -43,6 +46,7 @@ def train(
         >>> run = cc.train("lenet", (x, y), test=0.1, epochs=5, lr=0.05)   # x uint8[n,H,W,C], y int[n]
         >>> run = cc.train("alexnet", "data/flowers", epochs=30, devices="cuda:0,cuda:1")
         >>> run = cc.train(resume="runs/first", epochs=60)
+        >>> run = cc.train("vgg16", "data/flowers", weights="vgg16.pth", except_layers="fc8", lr=0.001)
 
     Args:
         net: A NetSpec, the name of a built-in network, or a file, .py or .json; lenet if not given.
@@ -91,16 +95,53 @@ def train(
     return ended(outcome, Run(outcome.path, arrays))
 
 
-def load(path: str | os.PathLike[str]) -> Run:
-    """Open a run of the disk, however it was trained.
+def load(
+    path: str | os.PathLike[str],
+    net: NetSpec | str | os.PathLike[str] | None = None,
+    *,
+    classes: Sequence[str] | None = None,
+    out: str | os.PathLike[str] | None = None,
+    except_layers: str | Sequence[str] = (),
+    mean: Sequence[float] | None = None,
+    deviation: Sequence[float] | None = None,
+    bgr: bool | None = None,
+) -> Run:
+    """Open a run of the disk, however it was trained; or make one of another program's file of weights.
 
     Example:
         >>> cc.load("runs/first").predict("photo.jpg")
+        >>> cc.load("resnet50.pth", net="resnet50", classes=names).predict("photo.jpg")
 
     Args:
-        path: The run's folder, or one of its checkpoints, whose network is then used instead of the newest.
+        path: The run's folder, or one of its checkpoints, whose network is then used instead of the newest;
+            or a file of weights, .pth or .safetensors. The other arguments are for such a file.
+        net: The network of the weights: a NetSpec, the name of a built-in one, or a file, .py or .json.
+        classes: The names of its classes; numbers if not given.
+        out: The folder of the run that is made; one in ``runs/`` if not given.
+        except_layers: Layers that stay at their random first values, such as "fc8" or "fc*".
+        mean: Of each channel of the pixels that the weights were trained on, from 0 to 255, red first. If
+            not given: that of the names in the file, or the network's own.
+        deviation: By which they were divided, likewise.
+        bgr: Whether the first layer reads blue, green, red in the file. If not given: as usual for its names.
 
     Raises:
         RunError: There is no run.
+        CheckpointError, DataError: The file of weights is damaged, or does not fit the network.
+        ValueError: The network of a file of weights is not given.
     """
-    return Run(path)
+    file = Path(path)
+    if not file.is_file() or is_run(file):
+        return Run(path)
+    with errors_in_python():
+        reading = Reading(
+            parse_except(except_layers) if except_layers else (),
+            None if mean is None else tuple(map(float, mean)),
+            None if deviation is None else tuple(map(float, deviation)),
+            bgr,
+        )
+        chosen = None if net is None else resolve(Path(net) if isinstance(net, os.PathLike) else net)
+        checkpoint, notes = checkpoint_of(weights_of(file), chosen, reading, classes)
+        run = Run(write_run(checkpoint, None if out is None else Path(out)))
+    for note in notes:
+        print(f"weights: {note}")
+    return run

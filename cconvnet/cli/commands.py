@@ -48,6 +48,7 @@ _add(
     "cconvnet train --net alexnet --data imagenet --device cuda:0 --out runs/first",
     "cconvnet train --net cifar-quick --data cifar10 --lr-schedule cosine --warmup 1 --pad 4 --mirror",
     "cconvnet train --config runs/first/run.toml --lr 0.005",
+    "cconvnet train --net vgg16 --data flowers --weights vgg16.pth --except fc8 --lr 0.001",
 )
 app.add_typer(runs.app, name="runs", rich_help_panel=LOOK)
 _add(LOOK, compare, "cconvnet compare runs/first runs/second")
@@ -59,7 +60,12 @@ _add(
     "cconvnet evaluate --run runs/first --run runs/second --data FOLDER",
     "cconvnet evaluate --run runs/first --confusion --per-class --worst 20",
 )
-_add(LOOK, predict, "cconvnet predict --run runs/first cat.jpg dog.png")
+_add(
+    LOOK,
+    predict,
+    "cconvnet predict --run runs/first cat.jpg dog.png",
+    "cconvnet predict --weights resnet50.pth --net resnet50 --classes imagenet.txt cat.jpg",
+)
 app.add_typer(plot.app, name="plot", rich_help_panel=LOOK)
 app.add_typer(data.app, name="data", rich_help_panel=DATA)
 _add(DATA, augment, "cconvnet augment --net alexnet --data FOLDER --out sheet.png")
@@ -73,6 +79,7 @@ _add(NETWORKS, gradcheck, "cconvnet gradcheck --net lenet --device emulator:0")
 _add(
     NETWORKS,
     import_,
+    "cconvnet import resnet50.pth --net resnet50 --classes imagenet.txt --out runs/resnet50",
     "cconvnet import ConvNet__2012-05-01/120.5 --net cifar-18pct --data cifar10-batches",
     name="import",
 )
@@ -81,6 +88,7 @@ _add(
     export,
     "cconvnet export --net cifar-18pct --out configs/mine",
     "cconvnet export --run runs/first --format cuda-convnet --out FOLDER",
+    "cconvnet export --run runs/first --out first.pth",
 )
 app.add_typer(bench.app, name="bench", rich_help_panel=MEASURE)
 _add(

@@ -15,7 +15,7 @@ from cconvnet.cli.options import (
     DeviceNames,
     Folded,
     Json,
-    RunPath,
+    OptionalRun,
     RunPrecision,
     Views,
     device_names,
@@ -24,6 +24,7 @@ from cconvnet.cli.options import (
     whole,
     write_json,
 )
+from cconvnet.cli.weight_options import Bgr, ClassesFile, Deviation, Mean, read_classes, reading_of
 from cconvnet.system import outputs
 
 if TYPE_CHECKING:
@@ -226,8 +227,19 @@ def _write_csv(found: Evaluation, folder: Path) -> None:
 
 
 def predict(
-    run: RunPath,
     pictures: Annotated[list[Path], typer.Argument(help="JPEG or PNG files.", metavar="PICTURE")],
+    run: OptionalRun = None,
+    weights: Annotated[
+        Path | None,
+        typer.Option(help="File of weights, .pth or .safetensors, instead of --run.", metavar="FILE"),
+    ] = None,
+    net: Annotated[
+        str | None, typer.Option(help="With --weights: the network, as for `import`.", metavar="NAME")
+    ] = None,
+    classes: ClassesFile = None,
+    bgr: Bgr = None,
+    mean: Mean = None,
+    deviation: Deviation = None,
     top: Annotated[int, typer.Option(help="Number of classes to show.", metavar="N", callback=whole())] = 5,
     views: Views = "center",
     device: DeviceNames = None,
@@ -236,21 +248,33 @@ def predict(
     folded: Folded = False,
     to_json: Json = None,
 ) -> None:
-    """Classify pictures with a trained network.
+    """Classify pictures with a trained network, that of a run or of another program's file.
 
     Unreadable pictures are listed and skipped. The exit code is then 1, or 2 if no picture is readable.
     """
     from cconvnet import evaluate as evaluation
     from cconvnet.data import DataError
+    from cconvnet.formats.netfiles import resolve
+    from cconvnet.training.imported import checkpoint_of, weights_of
 
-    trained = evaluation.load_trained(
-        run,
-        devices=device_names(device),
-        batch=min(len(pictures), 64),
-        best=best,
-        precision=precision,
-        folded=folded,
-    )
+    if (run is None) == (weights is None):
+        raise ValueError("exactly one of --run and --weights is needed")
+    options: dict[str, Any] = {
+        "devices": device_names(device),
+        "batch": min(len(pictures), 64),
+        "precision": precision,
+        "folded": folded,
+    }
+    if run is not None:
+        trained = evaluation.load_trained(run, best=best, **options)
+    else:
+        assert weights is not None
+        chosen = None if net is None else resolve(net)
+        reading = reading_of(None, mean, deviation, bgr)
+        checkpoint, notes = checkpoint_of(weights_of(weights), chosen, reading, read_classes(classes))
+        for note in notes:
+            print(f"weights: {note}", file=sys.stderr)
+        trained = evaluation.trained_of(checkpoint, weights, **options)
     for line in trained.skipped:
         print(f"skipped: {line}", file=sys.stderr)
     if note := evaluation.not_turned(pictures, trained.preprocessing):
@@ -265,8 +289,8 @@ def predict(
             found.append({"picture": str(path), "error": str(result)})
             continue
         order = (-result).argsort(kind="stable")[:top]
-        classes = [{"class": trained.classes[i], "probability": float(result[i])} for i in order]
-        found.append({"picture": str(path), "classes": classes})
+        best_classes = [{"class": trained.classes[i], "probability": float(result[i])} for i in order]
+        found.append({"picture": str(path), "classes": best_classes})
         rows += [
             [str(path) if position == 0 else "", trained.classes[i], f"{100 * result[i]:.2f}%"]
             for position, i in enumerate(order)

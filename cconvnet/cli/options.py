@@ -209,6 +209,9 @@ NewRun = Annotated[Path | None, _of_training("out")]
 RunPath = Annotated[
     Path, typer.Option("--run", help="Folder of a run, or one of its checkpoints.", metavar="RUN")
 ]
+OptionalRun = Annotated[
+    Path | None, typer.Option("--run", help="Folder of a run, or one of its checkpoints.", metavar="RUN")
+]
 Views = Annotated[
     str,
     typer.Option(

@@ -18,6 +18,7 @@ from cconvnet.evaluate.trained import (
     network_tensors,
     recorded_preprocessing,
     restore,
+    trained_of,
 )
 from cconvnet.evaluate.views import VIEWS, View, check_views, judge, mean_probabilities, views_of
 
@@ -51,5 +52,6 @@ __all__ = [
     "readable_names",
     "recorded_preprocessing",
     "restore",
+    "trained_of",
     "views_of",
 ]

@@ -15,7 +15,13 @@ from cconvnet.data.fingerprint import differences
 from cconvnet.data.preprocessing import Preprocessing
 from cconvnet.evaluate.answers import Answer, Answers, ClassResult, readable_names
 from cconvnet.evaluate.tally import Tally
-from cconvnet.evaluate.trained import Trained, check_source, load_trained, recorded_preprocessing
+from cconvnet.evaluate.trained import (
+    Trained,
+    are_numbers,
+    check_source,
+    load_trained,
+    recorded_preprocessing,
+)
 from cconvnet.evaluate.views import Array, check_views, judge, mean_probabilities, views_of
 from cconvnet.runs.data_record import account_lines
 
@@ -305,7 +311,9 @@ def evaluate_runs(
         for line in differences(began, source_of(number).fingerprints, f"{file} was trained with"):
             say(f"data: {line}")
     ensemble = Ensemble(len(source.test), len(settings["classes"])) if len(files) > 1 else None
-    names = readable_names(settings["classes"], source.titles)
+    # Imported weights may know their classes by number alone.
+    unnamed = settings["data"] == datasets.NONE and are_numbers(settings["classes"])
+    names = readable_names(source.classes if unnamed else settings["classes"], source.titles)
     answers = Answers(source.test.labels, names, source.test.file)
 
     def test(number: int) -> Result:  # its network is freed before the next one is made

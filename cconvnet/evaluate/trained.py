@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 
 from cconvnet import data, nets, runs
+from cconvnet.data.datasets import NONE
 from cconvnet.data.names import composed
 from cconvnet.data.preprocessing import Preprocessing
 from cconvnet.network import Network
@@ -73,6 +75,26 @@ def load_trained(
         DeviceUnavailable: The device cannot be used.
     """
     file, checkpoint, skipped = runs.find_checkpoint(path, best)
+    found = trained_of(checkpoint, file, devices=devices, batch=batch, precision=precision, folded=folded)
+    found.skipped = skipped
+    return found
+
+
+def trained_of(
+    checkpoint: Checkpoint,
+    file: Path,
+    *,
+    devices: list[str] | None = None,
+    batch: int | None = None,
+    precision: str | None = None,
+    folded: bool = False,
+) -> Trained:
+    """Make the network of a checkpoint, whose file is `file`; the other arguments are load_trained()'s.
+
+    Raises:
+        CheckpointError: The checkpoint is of another network.
+        ValueError, DeviceUnavailable: As load_trained().
+    """
     settings = checkpoint.settings
     spec = nets.spec_from_dict(checkpoint.spec)
     network = Network(
@@ -86,7 +108,7 @@ def load_trained(
     restore(network, checkpoint, file)
     if folded:
         network = network.folded()
-    return Trained(network, settings["classes"], tuple(settings["image_shape"]), file, checkpoint, skipped)
+    return Trained(network, settings["classes"], tuple(settings["image_shape"]), file, checkpoint, [])
 
 
 def network_tensors(checkpoint: Checkpoint) -> Tensors:
@@ -102,13 +124,21 @@ def restore(network: Network, checkpoint: Checkpoint, path: Path) -> None:
     network.set_mean(checkpoint.tensors.get(MEAN))
 
 
+def are_numbers(classes: Sequence[str]) -> bool:
+    """Return True if classes have numbers from 0 on instead of names."""
+    return list(classes) == [str(number) for number in range(len(classes))]
+
+
 def check_source(trained: Trained, source: data.Source) -> None:
     """Refuse data that a network was not trained for.
 
     Raises:
-        ValueError: Classes or image size differ from those of the training.
+        ValueError: Classes or image size differ from those of the training. Weights that were imported with
+            neither data nor names of classes take any names.
     """
-    if list(map(composed, source.classes)) != list(map(composed, trained.classes)):
+    numbered = trained.checkpoint.settings["data"] == NONE and are_numbers(trained.classes)
+    same_count = numbered and len(source.classes) == len(trained.classes)
+    if not same_count and list(map(composed, source.classes)) != list(map(composed, trained.classes)):
         ours, theirs = len(trained.classes), len(source.classes)
         what = f"{theirs} classes, the network {ours}"
         if ours == theirs:

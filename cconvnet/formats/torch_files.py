@@ -245,9 +245,15 @@ class _Legacy:
         return np.frombuffer(self.data, dtype, storage.count, self.places[storage.key])
 
 
-def is_torch(start: bytes) -> bool:
+def is_torch(path: Path, start: bytes) -> bool:
     """Return True if a file that starts with these 16 bytes may be PyTorch's."""
-    return start.startswith((ZIP, LEGACY))
+    if start.startswith(LEGACY) or not start.startswith(ZIP):
+        return start.startswith(LEGACY)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(name.split("/")[-1] == "data.pkl" for name in archive.namelist())
+    except _DAMAGE:
+        return True  # its reader says what is wrong
 
 
 def read(path: Path) -> dict[str, Array]:
@@ -267,7 +273,7 @@ def read(path: Path) -> dict[str, Array]:
     with path.open("rb") as file, _damage(path):
         start = file.read(16)
         file.seek(0)
-        if not is_torch(start):
+        if not start.startswith((ZIP, LEGACY)):
             raise PickleError(f"{path} is no file of PyTorch, in the zip or the legacy form")
         archive: _Archive = _Zip(file, path) if start.startswith(ZIP) else _Legacy(file, path)
         return _named(_unwrapped(archive.content, path), archive, path)

@@ -53,12 +53,14 @@ class Format:
 
     Attributes:
         about: The kind of files, for people.
+        endings: Of names of new files.
         matches: Returns True for files of this format, by their path and their first 16 bytes.
         read: Reads a file.
         write: Writes a network's parameters, by name without momentum, and returns lines for people.
     """
 
     about: str
+    endings: tuple[str, ...]
     matches: Callable[[Path, bytes], bool]
     read: Callable[[Path], Weights] | None = None
     write: Callable[[Path, NetSpec, Mapping[str, Array]], list[str]] | None = None
@@ -199,6 +201,13 @@ def fit(
         )
     flip = (own is not None and own.bgr) if bgr is None else bgr
     return _Fit(weights, spec, naming, leave, pixels, flip).fitted()
+
+
+def classes_in(weights: Weights, spec: NetSpec) -> int | None:
+    """Return how many classes weights are for, by their last layer; None if they lack it."""
+    last = [part for part in parts(spec) if part.layer not in spec.train_only and "weight" in part.of][-1]
+    names = [last.name] if weights.spec is not None else [_there(last, one) for one in namings(spec)]
+    return next((len(weights.tensors[name]) for name in names if name in weights.tensors), None)
 
 
 def _there(part: Part, naming: Naming) -> str:
@@ -378,12 +387,14 @@ def _advice(spec: NetSpec) -> Iterator[str]:
 FORMATS: dict[str, Format] = {
     "torch": Format(
         "PyTorch's .pth, .pt or .th",
-        lambda path, start: torch_files.is_torch(start),
+        (".pth", ".pt", ".th"),
+        torch_files.is_torch,
         _read_torch,
         _writer(torch_writer.write_tensors),
     ),
     "safetensors": Format(
         ".safetensors",
+        (".safetensors",),
         lambda path, start: safetensors_files.is_safetensors(start),
         _read_safetensors,
         _writer(safetensors_files.write_tensors),

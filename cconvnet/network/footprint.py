@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import collections
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
 
 from cconvnet.devices import Device
 from cconvnet.devices import memory as device_memory
@@ -14,9 +16,12 @@ from cconvnet.network.buckets import Exchanged
 from cconvnet.network.describe import describe
 from cconvnet.network.graph import Graph
 from cconvnet.network.memory import ShapesOnly
+from cconvnet.network.state import stateful
 from cconvnet.ranks.shares import Share
 from cconvnet.system import memory
 from cconvnet.system.memory import NotEnoughMemory
+
+Array = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True)
@@ -80,6 +85,20 @@ class Plan:
     def describe(self) -> dict[str, Any]:
         """Return what Network.describe would."""
         return describe(self._graph)
+
+    def state(self, values: Mapping[str, Array]) -> dict[str, Array]:
+        """Return the state, as of Network.state, of a network whose parameters have these values.
+
+        Those that are not given have their first values. Momentum is 0.
+        """
+        return {
+            name: np.zeros(parameter.shape, np.float32)
+            if of == "velocity"
+            else values[name]
+            if name in values
+            else parameter.first()
+            for name, (parameter, of) in stateful(self._graph.parameters).items()
+        }
 
     def exchanged(self) -> Exchanged:
         """Return what a step of the network would exchange with other ranks.

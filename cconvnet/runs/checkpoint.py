@@ -194,6 +194,17 @@ def load(path: Path) -> Checkpoint:
     return Checkpoint(tensors=tensors, **content)
 
 
+def is_checkpoint(path: Path) -> bool:
+    """Return True if a file looks like a checkpoint of this program; nothing of it is checked.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    with path.open("rb") as file:
+        start = file.read(8 + 256)
+    return start[8:].startswith(b'{"__metadata__":{"sha256":') and _DIGEST.search(start) is not None
+
+
 def _header_end(data: bytes) -> int:
     """Return the offset of the tensors' bytes; the first eight bytes contain the length of the header."""
     return 8 + int.from_bytes(data[:8], "little")

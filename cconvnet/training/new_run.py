@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from cconvnet.data.datasets.arrays import NAME as ARRAYS
 from cconvnet.data.preprocessing import CURRENT
 from cconvnet.devices import Device
 from cconvnet.formats.netfiles import resolve
+from cconvnet.formats.weights import Fitted
 from cconvnet.nets import NetSpec, TrainRecipe, place
 from cconvnet.network import Network
 from cconvnet.ranks.world import World
@@ -24,6 +26,7 @@ from cconvnet.runs.checkpoint import KEEP
 from cconvnet.runs.folder import Run, check_new, new_folder
 from cconvnet.system.outputs import check_folder, write_output
 from cconvnet.training import option_files
+from cconvnet.training.imported import Reading, net_of, weights_of
 from cconvnet.training.options import Options
 from cconvnet.training.preparation import (
     absolute_data,
@@ -44,6 +47,7 @@ def new_run(
     devices: list[Device],
     reporter: Reporter,
     weights: Callable[[Network], dict[str, np.ndarray[Any, Any]]] | None = None,
+    fits: Callable[[NetSpec], Fitted] | None = None,
     arrays: Arrays | None = None,
     keep: bool | None = None,
     world: World | None = None,
@@ -54,7 +58,8 @@ def new_run(
         options: What the user asks for.
         devices: Where the network is.
         reporter: Prints what was found and chosen.
-        weights: Returns the state that the network begins with; None: random weights.
+        weights: Returns the state that the network begins with; None: random weights, or those of `fits`.
+        fits: Returns trained weights for the network; None: those of ``options.weights``, if there are any.
         arrays: The data, instead of ``options.data``.
         keep: Whether the run's folder keeps the arrays; see preparation.keep_arrays().
         world: The ranks; this is the first. None: there are no others.
@@ -67,7 +72,15 @@ def new_run(
         check_new(options.out)
     else:
         check_folder(Path("runs"))
-    net = chosen_net(options) or resolve("lenet")
+    repeatable = weights is None and fits is None
+    net = chosen_net(options)
+    if options.weights is not None:
+        given = weights_of(options.weights)
+        net = net or net_of(given)
+        fits = partial(Reading(options.except_layers or ()).fitted, given)
+        options = dataclasses.replace(options, weights=options.weights.absolute())
+        reporter.say(f"weights: {given.path}")
+    net = net or resolve("lenet")
     size = net.stored_size if options.size is None else options.size
     where = absolute_data(options.data) if arrays is None else ARRAYS
     opened = datasets.from_settings(where, Path()) if arrays is None else arrays
@@ -75,6 +88,11 @@ def new_run(
     spec, notes = net.build(source.image_shape, len(source.classes))
     for note in notes:
         reporter.say(f"{net}: {note}")
+    fitted = None if fits is None else fits(spec)
+    if fitted is not None:
+        spec = fitted.spec
+        for note in fitted.notes:
+            reporter.say(f"weights: {note}")
     spec = place(spec, options.place or {})
     shards = world.size if options.shards is None else options.shards
     check_shards(shards, world)
@@ -89,6 +107,8 @@ def new_run(
     rates_of(settings, network)  # refuses rates of layers that the network lacks
     if weights is not None:
         network.load_state(weights(network))
+    for name, value in ({} if fitted is None else fitted.tensors).items():
+        network.parameters[name].fill("value", value)
     path = options.out or new_folder(spec.name, source.name)
     checkpoints = KEEP if options.keep is None else options.keep
     run = Run.create(path, configuration(settings, spec, network, checkpoints) | surroundings(network))
@@ -96,7 +116,7 @@ def new_run(
     try:
         if arrays is not None:
             keep_arrays(run, arrays, keep, reporter)
-        if weights is None:  # given ones could not be repeated
+        if repeatable:
             text = option_files.text_of_run(options, settings)
             write_output(run.path / option_files.NAME, [text.encode()])
         return Trainer(run, settings, network, source, reporter, world)

@@ -206,9 +206,18 @@ def parse_freeze(given: Any) -> tuple[str, ...]:
     Raises:
         ValueError: It has another form.
     """
+    return _layers("--freeze", given)
+
+
+def parse_except(given: Any) -> tuple[str, ...]:
+    """Read the names of layers, or patterns of them, as :func:`parse_freeze` does."""
+    return _layers("--except", given)
+
+
+def _layers(flag: str, given: Any) -> tuple[str, ...]:
     layers = tuple(_parts(given))
     if not all(isinstance(layer, str) and layer for layer in layers):
-        raise ValueError(f"--freeze must be layers such as conv1,conv2, not {given!r}")
+        raise ValueError(f"{flag} must be layers such as conv1,conv2, not {given!r}")
     return layers
 
 

@@ -41,6 +41,7 @@ from cconvnet.training.option_values import (
     parse_area,
     parse_device_names,
     parse_distort,
+    parse_except,
     parse_freeze,
     parse_lr_plateau,
     parse_lr_scale,
@@ -332,6 +333,16 @@ class Options:
         on_resume="take",
     )
     out: Path | None = field(RUN, "Folder of the run; runs/NET-DATA-TIME if not given.", "FOLDER")
+    weights: Path | None = field(
+        RUN, "Begin with the weights of a .pth, .pt, .th or .safetensors file, or of a run.", "FILE"
+    )
+    except_layers: tuple[str, ...] | None = field(
+        RUN,
+        "Layers that --weights leaves at their random first values, such as fc8 or fc*.",
+        "LAYERS",
+        flag="--except",
+        parse=parse_except,
+    )
     resume: Path | None = field(
         RUN,
         "Resume this run, or this checkpoint of it; auto: the run that --out names, or the newest run that "
@@ -347,16 +358,14 @@ class Options:
     )
     keep: int | None = field(
         RUN,
-        "Number of checkpoints to keep, beside the best; 2 if not given, or as many as a resumed run kept.",
+        "Checkpoints to keep beside the best; 2, or as many as a resumed run kept, if not given.",
         "N",
         range=Whole(),
     )
     log_every: int = field(RUN, "Steps per line of the log.", "N", default=20, range=Whole())
     tensorboard: bool = field(RUN, "Also write the run's log for TensorBoard.", default=False)
     detect_anomaly: bool = field(
-        RUN,
-        "Check every layer's values and gradients and stop at the first that is not finite; slow.",
-        default=False,
+        RUN, "Check all values and gradients, and stop at the first that is not finite; slow.", default=False
     )
     devices: list[str] | None = field(
         DEVICES,
@@ -388,7 +397,6 @@ class Options:
         otherwise="fp32",
         on_resume="take",
     )
-
     exchange: str | None = field(
         DEVICES,
         "Gradients of FC layers between ranks: auto, of each layer the gradient or its factors, inputs and "
@@ -422,10 +430,9 @@ class Options:
             option, value = DESCRIPTIONS[name], getattr(self, name)
             if value is not None and value not in (known := option.choices or ()):
                 raise ValueError(f"{option.name} must be {' or '.join(known)}, not {value!r}")
-        if self.parallel == "hybrid" and self.detect_anomaly:
-            raise ValueError("--detect-anomaly is for --parallel data; leave out one of them")
-        if self.parallel == "hybrid" and self.lars:
-            raise ValueError("--lars is for --parallel data; leave out one of them")
+        for flag, value in (("--detect-anomaly", self.detect_anomaly), ("--lars", self.lars)):
+            if self.parallel == "hybrid" and value:
+                raise ValueError(f"{flag} is for --parallel data; leave out one of them")
         if self.wire == "bf16" and self.reduction == "fast":
             raise ValueError("--wire bf16 is for --reduce tree; leave out one of them")
         if self.pad and self.random_crop is False:
@@ -434,6 +441,10 @@ class Options:
             raise ValueError(
                 "--random-resized-crop takes the place of random crops; leave out --random-crop and --pad"
             )
+        if self.weights is not None and self.resume not in (None, AUTO):
+            raise ValueError("--weights begins a new run; leave out --resume, or --weights")
+        if self.except_layers and self.weights is None:
+            raise ValueError("--except goes with --weights")
         self.lr_factors()
 
     @property

@@ -18,6 +18,7 @@ from cconvnet.devices import Device, check_precision, machine
 from cconvnet.formats import netfiles
 from cconvnet.nets import NetSpec
 from cconvnet.network import Network
+from cconvnet.network.footprint import Plan
 from cconvnet.ranks import RanksError
 from cconvnet.ranks.world import World
 from cconvnet.runs import tensorboard
@@ -142,13 +143,13 @@ def make_network(
     )
 
 
-def configuration(settings: Settings, spec: NetSpec, network: Network, keep: int) -> dict[str, Any]:
+def configuration(settings: Settings, spec: NetSpec, network: Network | Plan, keep: int) -> dict[str, Any]:
     """Return the content of ``config.json``, but for the surroundings.
 
     Args:
         settings: The run's settings.
         spec: The network's description.
-        network: The network.
+        network: The network, or its plan.
         keep: The number of checkpoints that stay beside the best.
     """
     description = network.describe()
@@ -161,7 +162,7 @@ def configuration(settings: Settings, spec: NetSpec, network: Network, keep: int
     }
 
 
-def surroundings(network: Network) -> dict[str, Any]:
+def surroundings(network: Network | Plan) -> dict[str, Any]:
     """Return date, command, software and machine, as ``config.json`` contains them."""
     found = machine.describe(network.devices[0], clocks=False)
     found |= {"host": platform.node(), "system": platform.platform()}

@@ -17,6 +17,7 @@ from cconvnet.data.fingerprint import differences
 from cconvnet.data.names import composed
 from cconvnet.devices import Device
 from cconvnet.evaluate import network_tensors
+from cconvnet.evaluate.trained import are_numbers
 from cconvnet.formats.netfiles import ChosenNet, CroppedNet, NamedNet
 from cconvnet.nets import NetSpec, place
 from cconvnet.network import Network
@@ -106,6 +107,8 @@ def _resume(
     spec = settings.applied_to(spec)
     where = datasets.from_settings(settings.data, run.path) if arrays is None else arrays
     source = open_data(where, settings.size, settings.preprocessing, options, reporter)
+    if before.data == datasets.NONE:
+        settings = before = _with_first_data(settings, source, run.path)
     _check_data(source, settings, before, run.path, reporter)
     if not settings.pictures:  # a run of an older version: known from here on
         settings = dataclasses.replace(settings, pictures=source.fingerprints)
@@ -160,6 +163,24 @@ def _changed(settings: Settings, options: Options, devices: int, arrays: Arrays 
                 f"--{name} {given} differs from the run's, {there}; leave it out, or start a new run"
             )
     return dataclasses.replace(settings, **changes)
+
+
+def _with_first_data(settings: Settings, source: data.Source, path: Path) -> Settings:
+    """Return the settings of a run that was imported without data, with the first that it gets.
+
+    Raises:
+        RunError: It has other classes. Numbers that stand for names take any.
+    """
+    found, there = source.classes, settings.classes
+    same = are_numbers(there) or [*map(composed, found)] == [*map(composed, there)]
+    if len(found) != len(there) or not same:
+        raise RunError(
+            f"data {source.name} does not fit {path}: it has {len(found)} classes, {_short(found)}; "
+            f"the network {len(there)}, {_short(there)}"
+        )
+    batch = min(settings.batch, len(source.train))
+    kept = {**identity(source), "image_shape": settings.image_shape, "batch": batch}
+    return dataclasses.replace(settings, **kept, pictures=source.fingerprints)
 
 
 def _check_data(

@@ -13,6 +13,8 @@ import numpy as np
 from cconvnet.console import Reporter
 from cconvnet.data.datasets import Arrays
 from cconvnet.devices import devices_of
+from cconvnet.formats.weights import Fitted
+from cconvnet.nets import NetSpec
 from cconvnet.network import Network
 from cconvnet.ranks import RanksError, launched
 from cconvnet.ranks.cores import divide_cores, own_devices
@@ -70,7 +72,7 @@ def train(
         if world.first:
             options = _resolve_auto(options, reporter)
             if options.resume is None:
-                trainer = new_run(options, devices, reporter, None, arrays, keep, world)
+                trainer = new_run(options, devices, reporter, arrays=arrays, keep=keep, world=world)
             else:
                 trainer = resumed_run(options, devices, reporter, arrays, keep, world)
             world.broadcast(told(trainer))
@@ -111,28 +113,35 @@ def _resolve_auto(options: Options, reporter: Reporter) -> Options:
         return dataclasses.replace(options, resume=None)
     path = options.out or unfinished(Path("runs"))
     # A command that is given again and again may well name the network's files each time.
-    return dataclasses.replace(options, resume=path, layer_def=None, layer_params=None, crop=None)
+    options = dataclasses.replace(options, layer_def=None, layer_params=None, crop=None)
+    return dataclasses.replace(options, resume=path, weights=None, except_layers=None)
 
 
 def begin_with(
-    options: Options, weights: Callable[[Network], dict[str, np.ndarray[Any, Any]]], reporter: Reporter
+    options: Options,
+    reporter: Reporter,
+    *,
+    weights: Callable[[Network], dict[str, np.ndarray[Any, Any]]] | None = None,
+    fits: Callable[[NetSpec], Fitted] | None = None,
 ) -> Path:
     """Make a run whose first checkpoint contains given weights; nothing is trained.
 
     Args:
         options: Of the new run.
-        weights: Returns the state (``Network.state()``) that a network of this run begins with.
         reporter: Shows progress and messages.
+        weights: Returns the state (``Network.state()``) that a network of this run begins with.
+        fits: Returns the weights of a network of this run, instead.
 
     Returns:
         The run's folder.
 
     Raises:
-        ValueError, DeviceUnavailable: As :func:`train`, and whatever `weights` raises. Then there is no run.
+        ValueError, DeviceUnavailable: As :func:`train`, and whatever `weights` or `fits` raises. There is no
+            run then.
     """
     check_options(options)
     world = _alone()
-    trainer = new_run(options, devices_of(options.devices), reporter, weights, world=world)
+    trainer = new_run(options, devices_of(options.devices), reporter, weights, fits, world=world)
     with trainer.run, trainer.saver:
         start.begin(trainer, options)
         trainer.checkpoints.wait()

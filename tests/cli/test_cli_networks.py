@@ -173,7 +173,7 @@ def test_export_writes_files_that_train_reads(tmp_path: Path) -> None:
     other = tmp_path / "other"
     one_tower = ("export", "--net", "alexnet", "--towers", 1, "--out", other)
     assert "layer lrn1: groups=2: the files' norms know no groups" in refuse(*one_tower)
-    assert "--format must be cuda-convnet" in refuse(
+    assert "--format must be one of cuda-convnet, " in refuse(
         "export", "--net", "lenet", "--format", "x", "--out", other
     )
     for options in ((), ("--net", "cifar-18pct", "--run", tmp_path)):

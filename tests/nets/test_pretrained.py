@@ -14,15 +14,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers.photographs import logits, photographs, projections, right
-from safetensors.numpy import load
+from helpers.photographs import LABELS, logits, photographs, projections, right
 
+import cconvnet as cc
+from cconvnet.formats.weights import fit, read_weights
 from cconvnet.nets import squeezenet
 from cconvnet.network import Network
 
 Array = np.ndarray[Any, Any]
 SIDE = 227
-BLUE, GREEN, RED = 104, 117, 123  # the means of the weights' training
 # PyTorch 2.13's five largest logits of three photographs, and their classes.
 TOP = {
     0: ([23.38104, 18.85004, 17.77137, 16.89165, 16.74272], [0, 395, 29, 1, 389]),
@@ -51,35 +51,28 @@ def images(real: Path) -> Array:
     return photographs(real, SIDE)
 
 
-def theirs(layer: str) -> str:
-    """The name of a layer in the file of weights."""
-    fire, _, part = layer.partition("_")
-    parts = {"squeeze": "conv1x1_1", "expand1": "conv1x1_2", "expand3": "conv3x3_2"}
-    return f"{fire}/{parts[part]}" if part else {"conv10": "conv_final"}.get(layer, layer)
-
-
 @pytest.fixture(scope="module")
-def answer(real: Path) -> Callable[[Array, tuple[int, int, int]], Array]:
-    """The pretrained network: a function of photographs and the mean of each channel."""
+def answer(real: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Array]:
+    """The pretrained network: a function of photographs and of what is said of the file's pixels."""
+    file = tmp_path_factory.mktemp("weights") / "squeezenet.safetensors"
     packed = (real / "pretrained/squeezenet1_0-caffe-names.safetensors.xz").read_bytes()
-    weights = load(lzma.decompress(packed))
-    spec = squeezenet.build()
-    image = dataclasses.replace(spec.input, scale=1.0)  # these weights are for pixels from 0 to 255
-    spec = dataclasses.replace(spec, input=image, stored=(SIDE, SIDE))
-    network = Network(spec, batch=20, devices="cpu:0", needs="forward")
-    for parameter in network.parameters.values():
-        value = weights[f"{theirs(parameter.layer)}.{parameter.of}"]
-        parameter.fill("value", value.transpose(0, 2, 3, 1) if parameter.of == "weight" else value)
+    file.write_bytes(lzma.decompress(packed))
+    spec = dataclasses.replace(squeezenet.build(), stored=(SIDE, SIDE))
+    weights = read_weights(file)
 
-    def compute(images: Array, mean: tuple[int, int, int]) -> Array:
-        network.set_mean(np.broadcast_to(np.array(mean, np.float32), (SIDE, SIDE, 3)).copy())
+    def compute(images: Array, bgr: bool | None = None) -> Array:
+        fitted = fit(weights, spec, bgr=bgr)
+        network = Network(fitted.spec, batch=20, devices="cpu:0", needs="forward")
+        for name, value in fitted.tensors.items():
+            network.parameters[name].fill("value", value)
         return logits(network, images, "mean1")
 
+    compute.file = file  # type: ignore[attr-defined]
     return compute
 
 
 def test_its_authors_weights_answer_as_in_pytorch(images: Array, answer: Any) -> None:
-    found = answer(images[..., ::-1], (BLUE, GREEN, RED))
+    found = answer(images)
     assert right(found) == (61, 83)
     for photo, (values, classes) in TOP.items():
         assert np.argsort(-found[photo], kind="stable")[:5].tolist() == classes
@@ -87,5 +80,12 @@ def test_its_authors_weights_answer_as_in_pytorch(images: Array, answer: Any) ->
     assert np.abs(projections(found) - PROJECTIONS).max() <= 1e-4
 
 
+def test_an_imported_run_evaluates_as_well(real: Path, answer: Any, tmp_path: Path) -> None:
+    """Classes are numbers where no data is at hand; photographs of some of them are enough."""
+    run = cc.load(answer.file, net="squeezenet-1.0", out=tmp_path / "run")
+    found = run.evaluate((photographs(real, 256), LABELS), batch=20, devices="cpu:0", quiet=True)
+    assert (found.images, found.error_top1, found.error_top5) == (100, 0.39, 0.17)
+
+
 def test_channels_in_the_wrong_order_answer_worse(images: Array, answer: Any) -> None:
-    assert right(answer(images, (RED, GREEN, BLUE))) == (41, 67)
+    assert right(answer(images, bgr=False)) == (41, 67)

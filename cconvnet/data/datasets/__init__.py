@@ -29,6 +29,7 @@ from cconvnet.errors import DataError
 
 __all__ = [
     "LAYOUTS",
+    "NONE",
     "Arrays",
     "Dataset",
     "Labels",
@@ -41,6 +42,7 @@ __all__ = [
 
 
 EMBEDDED = "digits"
+NONE = "none"  # in the settings of a run that was imported without data
 
 # Where data is: a folder, a file of arrays, or memory; None: the embedded digits.
 Where = str | os.PathLike[str] | Arrays | None
@@ -123,15 +125,19 @@ def _in_folder(root: Path, progress: Progress | None) -> Dataset:
 def from_settings(data: str | None, run: Path) -> str | Path | None:
     """Return the argument of open_dataset() for the data that a run's settings name.
 
-    In settings, "digits" always means the embedded default, and "arrays" those that were given in Python.
+    In settings, "digits" always means the embedded default, "arrays" those that were given in Python, and
+    "none" that there is no data.
 
     Args:
         data: The name in the settings.
         run: The run's folder.
 
     Raises:
-        DataError: The run was trained on arrays, and its folder does not keep them.
+        DataError: The run was trained on arrays, and its folder does not keep them; or it was imported
+            without data.
     """
+    if data == NONE:
+        raise DataError(f"{run} was imported without data; --data names some")
     if data == arrays.NAME:
         return arrays.recorded(run)
     return None if data == EMBEDDED else data

@@ -1,0 +1,42 @@
+"""Networks with weights of other programs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cconvnet.formats.layer_names import namings
+from cconvnet.formats.layouts import parts
+from cconvnet.formats.weights import Weights, fit
+from cconvnet.nets import NetSpec
+from cconvnet.network import Network
+
+Array = np.ndarray[Any, Any]
+
+
+def network_with(weights: Weights, spec: NetSpec, **options: Any) -> Network:
+    """Return a network with these weights, all of which it must have."""
+    fitted = fit(weights, spec)
+    network = Network(fitted.spec, **options)
+    assert set(fitted.tensors) == set(network.parameters)
+    for name, value in fitted.tensors.items():
+        network.parameters[name].fill("value", value)
+    return network
+
+
+def weights_of_model(model: Any) -> Weights:
+    """Return the weights of a module of PyTorch, as a file of them would have them."""
+    state = {name: one.detach().numpy() for name, one in model.state_dict().items()}
+    return Weights(Path("model"), {name: one for name, one in state.items() if one.dtype == np.float32})
+
+
+def as_theirs(spec: NetSpec, tensors: dict[str, Array]) -> dict[str, Array]:
+    """Return some of a network's parameters, or their gradients, by PyTorch's names and in its layouts."""
+    names = namings(spec)[0].names
+    return {
+        f"{names[part.layer]}.{part.of}": part.to_there(tensors[part.name])
+        for part in parts(spec)
+        if part.name in tensors
+    }
