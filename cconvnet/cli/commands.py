@@ -25,6 +25,7 @@ from cconvnet.cli.options import example
 from cconvnet.cli.profile import profile
 from cconvnet.cli.ranks import run_as_rank
 from cconvnet.cli.runs import compare, report
+from cconvnet.cli.seeing import features
 from cconvnet.cli.train import train
 from cconvnet.ranks import RanksError, launched
 
@@ -65,6 +66,12 @@ _add(
     predict,
     "cconvnet predict --run runs/first cat.jpg dog.png",
     "cconvnet predict --weights resnet50.pth --net resnet50 --classes imagenet.txt cat.jpg",
+)
+_add(
+    LOOK,
+    features,
+    "cconvnet features runs/first --layer fc7 --out features.safetensors",
+    "cconvnet features runs/first --layer fc7 --split train --images 2000 --out train.npy",
 )
 app.add_typer(plot.app, name="plot", rich_help_panel=LOOK)
 app.add_typer(data.app, name="data", rich_help_panel=DATA)

@@ -212,6 +212,13 @@ RunPath = Annotated[
 OptionalRun = Annotated[
     Path | None, typer.Option("--run", help="Folder of a run, or one of its checkpoints.", metavar="RUN")
 ]
+RunFolder = Annotated[Path, typer.Argument(help="Folder of a run, or one of its checkpoints.", metavar="RUN")]
+OnePicture = Annotated[
+    Path | None,
+    typer.Option(
+        "--out", help="File of the picture, .png, .svg or .pdf; in the run if not given.", metavar="FILE"
+    ),
+]
 Views = Annotated[
     str,
     typer.Option(

@@ -13,11 +13,14 @@ from cconvnet.cli.options import (
     Best,
     Data,
     DeviceNames,
+    OnePicture,
+    RunFolder,
     RunPrecision,
     device_names,
     example,
     whole,
 )
+from cconvnet.cli.seeing import plot_features, plot_map, why
 from cconvnet.cli.timeline import timeline
 
 
@@ -32,14 +35,9 @@ class _CurveUnlessNamed(Group):
 
 
 app = App(
-    cls=_CurveUnlessNamed, help="Draw runs: curves, filters, predictions, feature maps, the time of a step."
+    cls=_CurveUnlessNamed,
+    help="Draw runs: curves, filters, predictions, what a network saw, the time of a step.",
 )
-
-Out = Annotated[
-    Path | None,
-    typer.Option(help="File of the picture, .png, .svg or .pdf; in the run if not given.", metavar="FILE"),
-]
-Run = Annotated[Path, typer.Argument(help="Folder of a run, or one of its checkpoints.", metavar="RUN")]
 
 
 @app.callback(invoke_without_command=True)
@@ -82,7 +80,7 @@ def curve(
         bool,
         typer.Option("--follow", help="Redraw as the logs grow, until the runs are complete."),
     ] = False,
-    out: Out = None,
+    out: OnePicture = None,
 ) -> None:
     """Draw training curves: loss and errors, with changes of the learning rate and the best epoch.
 
@@ -110,7 +108,7 @@ def curve(
     )
 )
 def filters(
-    run: Run,
+    run: RunFolder,
     layer: Annotated[
         str | None, typer.Option(help="Convolution to draw; the first if not given.", metavar="NAME")
     ] = None,
@@ -121,7 +119,7 @@ def filters(
         ),
     ] = "own",
     best: Best = False,
-    out: Out = None,
+    out: OnePicture = None,
 ) -> None:
     """Draw the filters of a layer: in colour and by tower for the first, by channel for a deeper one."""
     from cconvnet import plots, runs
@@ -139,7 +137,7 @@ def filters(
     )
 )
 def predictions(
-    run: Run,
+    run: RunFolder,
     data: Data = None,
     images: Annotated[
         int, typer.Option(help="Number of test images, right and wrong ones.", metavar="N", callback=whole())
@@ -157,7 +155,7 @@ def predictions(
     device: DeviceNames = None,
     precision: RunPrecision = None,
     best: Best = False,
-    out: Out = None,
+    out: OnePicture = None,
 ) -> None:
     """Draw pictures with their five most probable classes and the nearest training images.
 
@@ -203,7 +201,7 @@ def predictions(
     )
 )
 def activations(
-    run: Run,
+    run: RunFolder,
     picture: Annotated[
         Path | None,
         typer.Option(help="JPEG or PNG file; the first test image if not given.", metavar="FILE"),
@@ -219,7 +217,7 @@ def activations(
     device: DeviceNames = None,
     precision: RunPrecision = None,
     best: Best = False,
-    out: Out = None,
+    out: OnePicture = None,
 ) -> None:
     """Draw the feature maps of a run's convolutions for one picture, brightest first."""
     from cconvnet import plots, runs
@@ -238,6 +236,15 @@ def activations(
     print(target)
 
 
+app.command("features", epilog=example("cconvnet plot features runs/first --layer conv3 --channels 16"))(
+    plot_features
+)
+app.command(
+    "map", epilog=example("cconvnet plot map runs/first", "cconvnet plot map runs/first --method tsne")
+)(plot_map)
+app.command(
+    epilog=example("cconvnet plot why runs/first cat.jpg", "cconvnet plot why runs/first cat.jpg --class dog")
+)(why)
 app.command(
     epilog=example(
         "cconvnet plot timeline runs/first",

@@ -10,6 +10,7 @@ import numpy as np
 from cconvnet._problem import InputProblem
 from cconvnet.layers.base import Array, Layer, Site
 from cconvnet.nets import DATA, NetSpec
+from cconvnet.optim import FusedUpdates
 
 
 @dataclass(frozen=True)
@@ -41,12 +42,19 @@ class InputLayer(Layer):
 
     type = "data"
 
-    def __init__(self, net: NetSpec, batch: int, site: Site, blocks: InputProblem | None = None) -> None:
+    def __init__(
+        self,
+        net: NetSpec,
+        batch: int,
+        site: Site,
+        blocks: InputProblem | None = None,
+        needs_gradient: bool = False,
+    ) -> None:
         image = net.input
         self.problem = blocks or InputProblem(
             batch, *net.stored_shape, image.height, image.width, image.center_mean, margin=net.recipe.pad
         )
-        super().__init__(DATA, site, (), self.problem.y_shape)
+        super().__init__(DATA, site, (), self.problem.y_shape, needs_gradient)
         self.output.blocks = blocks
         self.scale = self._net_scale = image.scale
         device, allocate = site.device, site.allocate
@@ -95,6 +103,9 @@ class InputLayer(Layer):
     def forward(self, train: bool) -> None:
         """Crop and mirror the images, and subtract the mean."""
         self._transform(self.problem, self.output.array)
+
+    def backward(self, updates: FusedUpdates | None = None) -> None:
+        """Do nothing: the images do not change."""
 
     def activation(self, name: str) -> Any:
         """The images as an activation; if the output is in blocks, computed again without them."""

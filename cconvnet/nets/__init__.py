@@ -17,6 +17,8 @@ Modules, in reading order:
     catalog: these networks by their names.
     transform: a network at another size, or with its towers written out.
     fold: batch normalisation as part of the weights before it.
+    cuts: a network that ends earlier, and activation functions apart from products.
+    receptive: the pixels that an output depends on.
     serialize: to and from JSON values.
     difference: what differs between two networks.
 """

@@ -34,6 +34,7 @@ Modules, in reading order:
     outputs: activations on the host.
     describe: a network as JSON values and as a table.
     state: all that training changes, saved and loaded.
+    gradients: those of activations and images, for pictures of what a network saw.
     anomaly: the first value that is not finite.
     footprint: the memory that a network needs, before it is allocated.
     gradcheck: gradients against finite differences and a float64 reference.

@@ -64,6 +64,7 @@ class Plan:
         accumulates: bool = False,
         share: Share | None = None,
         lars: float = 0.0,
+        image_gradient: bool = False,
     ) -> None:
         self._graph = Graph(
             spec,
@@ -76,6 +77,7 @@ class Plan:
             accumulates=accumulates,
             share=share,
             lars=lars,
+            image_gradient=image_gradient,
             memory=ShapesOnly(),
         )
         self.spec = spec

@@ -56,6 +56,7 @@ class Graph:
         memory: allocates the arrays.
         share: the shards of each batch that this process computes; None: whole batches.
         lars: the ratio of a step to the weights, by LARS; 0: rates are those that are given.
+        image_gradient: whether there are gradients of the images, and of the answer without a cost.
 
     Attributes:
         layers: the spec's layers in order, of a split layer its parts. Fused layers are one.
@@ -98,6 +99,7 @@ class Graph:
         memory: Memory,
         share: Share | None = None,
         lars: float = 0.0,
+        image_gradient: bool = False,
     ) -> None:
         whole("batch", batch, 1)
         whole("seed", seed, 0, 2**64 - 1)
@@ -114,6 +116,7 @@ class Graph:
                 f"towers must be at least as many as the {len(self.devices)} devices, not {towers}"
             )
         self.memory = memory
+        self._image_gradient = image_gradient
         self.loaded = Loaded()
         self.step = {device.name: memory.allocate(device, (1,), np.int64) for device in self.devices}
 
@@ -319,7 +322,8 @@ class Graph:
     def _images(self, device: Device) -> InputLayer:
         """Return the images on a device; each device that reads them gets its own from the host."""
         if device.name not in self.inputs:
-            self.inputs[device.name] = InputLayer(self.spec, self.batch, self._site(device), self._blocks())
+            blocks, needed = (None, True) if self._image_gradient else (self._blocks(), False)
+            self.inputs[device.name] = InputLayer(self.spec, self.batch, self._site(device), blocks, needed)
             self._order.append(self.inputs[device.name])
         return self.inputs[device.name]
 
@@ -430,6 +434,9 @@ class Graph:
             self._fuse_statistics()
         before = dict(self.memory.bytes)
         allocate_gradients(self.backward, readers, self._copies_of, self.memory, element)
+        if self._image_gradient and not self.costs:
+            for layer in self.parts[self.spec.answer.name]:
+                layer.output.gradient = self.memory.allocate(layer.device, layer.output.shape, element)
         self.gradient_bytes = _grown(before, self.memory)
         before = dict(self.memory.bytes)
         allocate_workspaces(self._order, self.memory, element)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from cconvnet.network import anomaly, footprint
 from cconvnet.network.anomaly import Anomaly
 from cconvnet.network.batch import checked_batch, checked_labels, checked_targets
 from cconvnet.network.describe import describe
+from cconvnet.network.gradients import gradients
 from cconvnet.network.graph import Graph
 from cconvnet.network.memory import Memory
 from cconvnet.network.outputs import output
@@ -49,6 +50,8 @@ class Network:
             batches. All processes must call connect(), and then make the same calls.
         lars: the ratio of a step to the weights, by which LARS sets the rate of each layer's weights; 0:
             rates are those that are given.
+        image_gradient: whether :meth:`gradients` has those of the images, and begins at the output of a
+            network without a cost.
         needs: what memory must be free before any is allocated: for "training", for the "forward" pass alone,
             or for a "run" with its checkpoints; None: nothing is checked.
 
@@ -78,6 +81,7 @@ class Network:
         accumulates: bool = False,
         share: Share | None = None,
         lars: float = 0.0,
+        image_gradient: bool = False,
         needs: str | None = "training",
     ) -> None:
         options: dict[str, Any] = {
@@ -90,6 +94,7 @@ class Network:
             "accumulates": accumulates,
             "share": share,
             "lars": lars,
+            "image_gradient": image_gradient,
         }
         if needs is not None:
             footprint.check(footprint.Plan(spec, **options), needs)
@@ -270,6 +275,25 @@ class Network:
         self._require_cost()
         self._require_batch()
         self.runner.backward()
+
+    def gradients(self, names: Collection[str], start: Array | None = None) -> dict[str, Array]:
+        """Return the gradients of activations, and of the images, without those of parameters.
+
+        Args:
+            names: layers, or "data": the input, with the mean subtracted and scaled.
+            start: of a network without a cost, the gradient of its answer, float[batch, ...], for the last
+                pass, of training or not. None: that of the objective of the last pass, one of training.
+
+        Returns:
+            By name, float32[batch, ...] of the output.
+
+        Raises:
+            ValueError: naming a layer whose gradient is not computed by itself; fuse=False computes all.
+        """
+        if start is None:
+            self._require_cost()
+        self._require_batch()
+        return gradients(self.runner, names, start)
 
     def update(self, lr: float | Mapping[str, float], momentum: float) -> None:
         """Move every parameter along its gradient.

@@ -4,7 +4,7 @@ Only this package needs matplotlib (the extra ``plot``).
 
 Modules in reading order: figures (the style and the writing of all pictures), mosaic (many small images in
 one), analysis (predictions, nearest images and feature maps as arrays), then a module for each kind of
-picture: curve, filters, predictions, activations, timeline, rank_timeline, augmentation.
+picture: curve, filters, predictions, activations, why, strongest, map, timeline, rank_timeline, augmentation.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from cconvnet.plots.filters import filters
 from cconvnet.plots.predictions import predictions
 from cconvnet.plots.rank_timeline import rank_timeline
 from cconvnet.plots.timeline import timeline
+from cconvnet.plots.why import why
 
 __all__ = [
     "Curves",
@@ -33,4 +34,5 @@ __all__ = [
     "rank_timeline",
     "save",
     "timeline",
+    "why",
 ]

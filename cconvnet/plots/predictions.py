@@ -76,10 +76,25 @@ def _draw_answer(top: Any, under: Any, seen: Seen, classes: list[str]) -> None:
     top.set_title(
         title, loc="center", y=0, pad=-13, fontsize=9, color=INK, fontweight="bold", parse_math=False
     )
-    colors = [RIGHT if number == seen.label else WRONG for number in seen.classes]
-    rows = range(len(seen.classes))
-    under.barh(rows, seen.probabilities, 0.86, color=colors, alpha=0.55)
-    for row, number in zip(rows, seen.classes, strict=True):
+    draw_bars(under, seen.classes, seen.probabilities, classes, seen.label)
+
+
+def draw_bars(
+    under: Any, numbers: list[int], probabilities: list[float], classes: list[str], right: int | None
+) -> None:
+    """Draw a bar for each of the most probable classes.
+
+    Args:
+        under: The axes.
+        numbers: The classes, at most TOP.
+        probabilities: Their probabilities.
+        classes: The names of all classes.
+        right: The class with another colour.
+    """
+    colors = [RIGHT if number == right else WRONG for number in numbers]
+    rows = range(len(numbers))
+    under.barh(rows, probabilities, 0.86, color=colors, alpha=0.55)
+    for row, number in zip(rows, numbers, strict=True):
         under.text(0.02, row, short(classes[number]), va="center", fontsize=8, color=INK, parse_math=False)
     under.set_axis_on()
     under.grid(False)

@@ -37,6 +37,7 @@ FLOORS = (
     ("data",),
     ("runs",),
     ("evaluate",),
+    ("seeing",),
     ("plots",),
     ("training",),
     ("report",),
