@@ -111,12 +111,12 @@ class TrainingKeywords(TypedDict, total=False):
     """First rate of the warm-up, as a part of lr; the network's own, else 0.1, if not given."""
 
     lr_scale: str | dict[str, float] | None
-    """Multiply the rates of layers, such as conv1=0.1,fc8=2. A resumed run keeps its other factors; 1
-    undoes one.
+    """Multiply the rates of layers, such as conv1=0.1,fc8=2, or *=0.1,fc8=1: a layer's own name wins, then
+    the last pattern that fits. A resumed run keeps its other factors; 1 undoes one.
     """
 
     freeze: str | Sequence[str] | None
-    """Layers that do not learn, such as conv1,conv2: factor 0."""
+    """Layers that do not learn, such as conv1,fc*: factor 0."""
 
     momentum: float | None
     """Momentum of the updates; the network's own if not given. A layer's own momentum stays."""

@@ -264,14 +264,14 @@ class Options:
     )
     lr_scale: dict[str, float] | None = field(
         RATES,
-        "Multiply the rates of layers, such as conv1=0.1,fc8=2. A resumed run keeps its other factors; 1 "
-        "undoes one.",
+        "Multiply the rates of layers, such as conv1=0.1,fc8=2, or *=0.1,fc8=1: a layer's own name wins, "
+        "then the last pattern that fits. A resumed run keeps its other factors; 1 undoes one.",
         "LAYER=FACTOR,...",
         parse=parse_lr_scale,
         range=RealOfEach(Real(low=0)),
     )
     freeze: tuple[str, ...] | None = field(
-        RATES, "Layers that do not learn, such as conv1,conv2: factor 0.", "LAYERS", parse=parse_freeze
+        RATES, "Layers that do not learn, such as conv1,fc*: factor 0.", "LAYERS", parse=parse_freeze
     )
     momentum: float | None = field(
         RATES,

@@ -7,6 +7,7 @@ plateaus it is a function of the step alone, so that a resumed run has the same 
 
 from __future__ import annotations
 
+import fnmatch
 import math
 import zlib
 from collections.abc import Mapping
@@ -145,7 +146,8 @@ class Rates:
     Args:
         schedule: The rates by epoch.
         parameters: The parameters by name.
-        lr_scale: The factor of a layer's rates from the beginning to the end; 0 freezes the layer.
+        lr_scale: The factor of a layer's rates from the beginning to the end; 0 freezes the layer. A name may
+            be a pattern such as "conv*"; a layer's own name wins, then the last pattern that fits.
         epochs: The length of the run, over which rates with a curve fall.
         seed: Of the noise of rates that have some.
 
@@ -163,13 +165,14 @@ class Rates:
     ) -> None:
         self._schedule, self._epochs, self._seed = schedule, epochs, seed
         self._parameters = {name: own for name, own in parameters.items() if own.learns}
-        self._lr_scale = dict(lr_scale)
         layers = {parameter.layer for parameter in self._parameters.values()}
-        named = [("--lr-scale and --freeze: a layer", name) for name in lr_scale]
-        named += [("lr steps: a layer", name) for step in schedule.steps for name in step.layers]
-        for what, name in named:
+        for name in lr_scale:
+            if not fnmatch.filter(layers, name) and name not in layers:
+                raise ValueError(nearest("--lr-scale and --freeze: a layer", name, layers))
+        for name in (name for step in schedule.steps for name in step.layers):
             if name not in layers:
-                raise ValueError(nearest(what, name, layers))
+                raise ValueError(nearest("lr steps: a layer", name, layers))
+        self._lr_scale = {layer: _factor(lr_scale, layer) for layer in layers}
 
     def general(self, epoch: float, divisions: int = 0) -> float:
         """Return the rate of weights without a curve that neither a step nor `lr_scale` names.
@@ -193,7 +196,7 @@ class Rates:
             name: self._schedule.at(epoch, part.layer, part.of)
             * 0.1**divisions
             * course
-            * self._lr_scale.get(part.layer, 1.0)
+            * self._lr_scale[part.layer]
             * self._of_curve(name, part.lr_curve, epoch, step)
             for name, part in self._parameters.items()
         }
@@ -221,3 +224,9 @@ def on_plateau(epoch: int, best_epoch: int, divisions: list[int], patience: int)
         patience: 0 means never.
     """
     return patience > 0 and epoch - max([best_epoch, *divisions]) >= patience
+
+
+def _factor(lr_scale: Mapping[str, float], layer: str) -> float:
+    """Return the factor of a layer's rates."""
+    fitting = [factor for name, factor in lr_scale.items() if fnmatch.fnmatchcase(layer, name)]
+    return lr_scale.get(layer, fitting[-1] if fitting else 1.0)

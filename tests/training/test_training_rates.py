@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -186,3 +187,28 @@ def test_the_rate_may_be_changed_by_hand(tmp_path: Path) -> None:
     resume(tmp_path / "run", listener, epochs=2, lr=0.005)
     assert "lr: 0.005 from here on, it was 0.05" in listener.lines
     assert steps_in_log(tmp_path / "run")[-1]["lr"] == 0.005
+
+
+def test_factors_are_for_layers_that_a_pattern_fits() -> None:
+    class Weight:
+        of, lr_curve, learns = "weight", None, True
+
+        def __init__(self, layer: str) -> None:
+            self.layer = layer
+
+    weights: Any = {
+        name: Weight(name) for name in ("conv1", "conv10", "fire2_squeeze", "fire3_squeeze", "fc")
+    }
+
+    def rates(text: str, freeze: str | None = None) -> dict[str, float]:
+        frozen = None if freeze is None else parse_freeze(freeze)
+        factors = Options(lr_scale=parse_lr_scale(text), freeze=frozen).lr_factors()
+        return Rates(StepSchedule(1.0), weights, factors or {}, epochs=1).at(0)
+
+    assert rates("*=0.1, conv10=1") == {**dict.fromkeys(weights, 0.1), "conv10": 1}
+    assert rates("fire*=0.5, fire3*=2, conv1=3", "f?") == {
+        **{"conv1": 3, "conv10": 1, "fc": 0},
+        **{"fire2_squeeze": 0.5, "fire3_squeeze": 2},
+    }
+    with pytest.raises(ValueError, match=r"--freeze: a layer must be one of .*, not 'pool"):
+        rates("pool*=0.1")
