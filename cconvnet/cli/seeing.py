@@ -109,7 +109,7 @@ def features(
     """Write a layer's outputs for images, float32[n, ...], for other programs.
 
     A .safetensors file has the tensors features, labels and numbers; the last are those of the images in
-    their split. Unreadable images are left out.
+    their split. The data may have other classes than the network. Unreadable images are left out.
     """
     from cconvnet.seeing import features as of
 
@@ -185,6 +185,7 @@ def plot_map(
 
     from cconvnet import plots, runs
     from cconvnet.errors import nearest
+    from cconvnet.evaluate import readable_names
     from cconvnet.plots import analysis
     from cconvnet.plots.map import draw_map
     from cconvnet.seeing.features import features as of
@@ -203,7 +204,7 @@ def plot_map(
     pictures = np.stack([analysis.center(trained, image) for image in stored])
     title, about = analysis.headline(trained)
     how = {"pca": "principal components", "tsne": "t-SNE"}[method]
-    classes = analysis.class_names(trained, opened.source)
+    classes = readable_names(opened.source.classes, opened.source.titles)
     draw_map(points, labels, classes, pictures, target, title, f"{about}: {how} of {layer}, {split} images")
     print(target)
 
@@ -238,7 +239,7 @@ def _opened(
     if split not in SPLITS:
         raise ValueError(nearest("--split", split, SPLITS))
     trained = load_trained(run, devices=device_names(device), batch=64, best=best, precision=precision)
-    source = analysis.open_test(trained, data)
+    source = analysis.open_any(trained, data)
     own = source.test if split == "test" else source.train
     numbers = analysis.spread(len(own), len(own) if images is None else images)
     with reporter(sys.stderr) as report:

@@ -89,6 +89,8 @@ def headline(trained: Trained) -> tuple[str, str]:
     """Return a title and a line below it that name the run, its network, data and step."""
     settings = trained.checkpoint.settings
     folder = folder_of(trained.path).resolve().name
+    if settings["data"] == datasets.NONE:  # weights that were imported
+        return folder, settings["net"]
     return folder, f"{settings['net']} on {data_name(settings['data'])}, step {trained.checkpoint.step:,}"
 
 
@@ -96,11 +98,23 @@ def headline(trained: Trained) -> tuple[str, str]:
 
 
 def open_test(trained: Trained, where: datasets.Where) -> data.Source:
-    """Open the data of a run, or other data with the same classes; images are decoded when they are used.
+    """Open the data of a run, or other data with the same classes; see :func:`open_any`.
 
     Raises:
         DataError: The data cannot be read.
         ValueError: The data does not fit the network.
+    """
+    source = open_any(trained, where)
+    check_source(trained, source)
+    return source
+
+
+def open_any(trained: Trained, where: datasets.Where) -> data.Source:
+    """Open the data of a run, or data of any classes; images are decoded when they are used.
+
+    Raises:
+        DataError: The data cannot be read.
+        ValueError: The images have another shape than the network's.
     """
     settings = trained.checkpoint.settings
     source = data.open_source(
@@ -109,7 +123,9 @@ def open_test(trained: Trained, where: datasets.Where) -> data.Source:
         cache_bytes=0,
         preprocessing=trained.preprocessing,
     )
-    check_source(trained, source)
+    if tuple(source.image_shape) != trained.image_shape:
+        here, there = ("x".join(map(str, shape)) for shape in (source.image_shape, trained.image_shape))
+        raise ValueError(f"the images of {source.name} are {here}, the network's {there}")
     return source
 
 

@@ -53,31 +53,42 @@ def why(found: Why, classes: list[str], out: Path, title: str, about: str = "") 
         _note(under[2], f"pixels that would raise\nthe score of {name}")
 
         draw_image(top[3], found.image)
-        least, most = float(found.occluded.min()), float(found.occluded.max())
-        lost = (most - found.occluded) / ((most - least) or 1)
-        _heat(top[3], lost, found.image, "viridis", found.square)
+        before, least = float(found.probabilities[found.wanted]), float(found.occluded.min())
+        lost = np.maximum(before - found.occluded, 0)
+        _heat(top[3], lost / (lost.max() or 1), found.image, "viridis", found.square)
         top[3].set_title("occlusion", loc="left")
         _note(
             under[3],
             f"where a grey square of {found.square[1]}x{found.square[0]}\ntakes its probability\n"
-            f"from {most:.2f} down to {least:.2f}",
+            f"from {before:.2f} down to {least:.2f}",
         )
 
 
 def _heat(
-    axes: Any, values: NDArray[Any], image: Array, colors: str, square: tuple[int, int] = (0, 0)
+    axes: Any, values: NDArray[Any], image: Array, colors: str, square: tuple[int, int] | None = None
 ) -> None:
-    """Lay values from 0 to 1 over an image; of a square, the values belong to its middle."""
+    """Lay values from 0 to 1 over an image; of places of a square, each belongs to its middle."""
     height, width = image.shape[:2]
-    top, left = square[0] / 2, square[1] / 2
-    extent = (left, width - left, height - top, top)
-    if not any(square):
-        extent = (0, width, height, 0)
+    if square is not None:
+        values = _in_the_middle(values, square, (height, width))
     axes.imshow(
-        values, cmap=colors, alpha=0.75 * values, extent=extent, interpolation="bicubic", vmin=0, vmax=1
+        values,
+        cmap=colors,
+        alpha=0.75 * values,
+        extent=(0, width, height, 0),
+        interpolation="bicubic",
+        vmin=0,
+        vmax=1,
     )
-    axes.set_xlim(0, width)
-    axes.set_ylim(height, 0)
+
+
+def _in_the_middle(values: NDArray[Any], square: tuple[int, int], image: tuple[int, int]) -> NDArray[Any]:
+    """Return a value for each pixel; those beyond the outermost middles are the outermost ones."""
+    for axis, (side, whole) in enumerate(zip(square, image, strict=True)):
+        middles = np.linspace(side / 2, whole - side / 2, values.shape[axis])
+        pixels = np.arange(whole) + 0.5
+        values = np.apply_along_axis(lambda row: np.interp(pixels, middles, row), axis, values)  # noqa: B023
+    return values
 
 
 def _guided(gradient: NDArray[Any]) -> NDArray[Any]:

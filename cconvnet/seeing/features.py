@@ -36,7 +36,8 @@ def features(
         stepped: Called with the number of images done, and of all.
 
     Returns:
-        The activations float32[n, ...], the labels int64[n], and the numbers int64[n] of the images.
+        The activations float32[n, ...]; the labels int64[n], of the images' own classes; and the numbers
+        int64[n] of the images.
 
     Raises:
         ValueError: There is no such layer, or it runs in training only.
@@ -51,7 +52,9 @@ def features(
         images, labels = split.read(numbers[first : first + network.batch])
         count = len(images)
         if count:
-            network.load(images, labels, np.full(count, view.top), np.full(count, view.left))
+            # The labels may be of other classes than the network's, and nothing here depends on them.
+            none = np.zeros(count, np.int32)
+            network.load(images, none, np.full(count, view.top), np.full(count, view.left))
             network.forward(train=False)
             found.append(network.outputs(layer)[:count])
             right.append(labels)
