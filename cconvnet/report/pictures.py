@@ -180,17 +180,40 @@ def activations(opened: Opened) -> Markup:
     )
 
 
+def seen(history: History) -> Markup:
+    """Show the pictures that ``cconvnet plot why``, ``features`` and ``map`` wrote, or these commands."""
+    run = shlex.quote(str(history.path))
+    return join(
+        [
+            _written(history.path, name, alt, f"cconvnet plot {name} {run}{more}")
+            for name, alt, more in (
+                ("why", "Why a picture gets its class", " PICTURE"),
+                ("features", "The patches to which a layer responds most", " --layer NAME"),
+                ("map", "Images in the plane by their features", ""),
+            )
+        ]
+    )
+
+
 def timeline(history: History) -> Markup:
     """Show the picture that ``cconvnet plot timeline`` wrote to the run, or that command if there is none."""
-    run, ranks = history.path, len(history.waits.waited)
+    # Measuring it here would occupy a device that may be training.
+    ranks = len(history.waits.waited)
+    launcher = f"mpiexec -n {ranks} " if ranks else ""
+    command = f"{launcher}cconvnet plot timeline {shlex.quote(str(history.path))}"
+    return _written(history.path, "timeline", "The time of each layer and pass of a step", command)
+
+
+def _written(run: Path, name: str, alt: str, command: str) -> Markup:
+    """Show a picture of the run's folder, or the command that draws it."""
     kinds = {".svg": "image/svg+xml", ".png": "image/png"}
-    files = [file for kind in kinds if (file := run / f"timeline{kind}").is_file()]
+    files = [file for kind in kinds if (file := run / f"{name}{kind}").is_file()]
     if not files:
-        # Measuring it here would occupy a device that may be training.
-        launcher = f"mpiexec -n {ranks} " if ranks else ""
-        command = tag("code", f"{launcher}cconvnet plot timeline {shlex.quote(str(run))}")
-        return tag("p", "Not measured yet: ", command, ", then write this page again.", class_="note")
+        return tag(
+            "p", "Not drawn yet: ", tag("code", command), ", then write this page again.", class_="note"
+        )
     source = data_url(kinds[files[0].suffix], files[0].read_bytes())
-    image = tag("img", src=source, alt="The time of each layer and pass of a step")
-    box = tag("div", image, class_="scroll", role="region", aria_label="A step's time", tabindex="0")
+    box = tag(
+        "div", tag("img", src=source, alt=alt), class_="scroll", role="region", aria_label=alt, tabindex="0"
+    )
     return tag("figure", box, class_="chart wide")

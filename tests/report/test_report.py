@@ -38,6 +38,7 @@ SECTIONS = [
     "neighbours",
     "filters",
     "activations",
+    "seen",
     "timeline",
     "layers",
     "log",
@@ -334,14 +335,19 @@ def test_broken_images_are_told(hostile_run: Path, tmp_path: Path) -> None:
     assert str(broken) in page.text("skipped")
 
 
-def test_a_timeline_is_shown_if_there_is_one(small_run: Path, tmp_path: Path) -> None:
+def test_pictures_of_the_run_are_shown_if_there_are_some(small_run: Path, tmp_path: Path) -> None:
     run = copied(small_run, tmp_path / "run")
     page = written(run, tmp_path / "report.html")
     assert f"cconvnet plot timeline {run}" in page.text("timeline")
-    Image.new("RGB", (9, 4)).save(run / "timeline.png")
+    for command in (f"why {run} PICTURE", f"features {run} --layer NAME", f"map {run}"):
+        assert f"cconvnet plot {command}" in page.text("seen")
+    for name in ("timeline", "why", "map"):
+        Image.new("RGB", (9, len(name))).save(run / f"{name}.png")
     page = written(run, tmp_path / "report.html")
-    assert "Not measured" not in page.text("timeline")
-    assert base64.b64encode((run / "timeline.png").read_bytes()).decode() in page.source
+    assert "Not drawn" not in page.text("timeline")
+    assert page.text("seen").count("Not drawn") == 1
+    for name in ("timeline", "why", "map"):
+        assert base64.b64encode((run / f"{name}.png").read_bytes()).decode() in page.source
 
 
 def test_the_waits_of_ranks_are_shown_if_there_are_several(
