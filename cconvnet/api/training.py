@@ -49,7 +49,8 @@ def train(
         >>> run = cc.train("vgg16", "data/flowers", weights="vgg16.pth", except_layers="fc8", lr=0.001)
 
     Args:
-        net: A NetSpec, the name of a built-in network, or a file, .py or .json; lenet if not given.
+        net: A NetSpec, the name of a built-in network, or a file: .py, .json, .onnx, .prototxt; lenet if not
+            given.
         data: A folder, an .npz file or "digits", as the command takes it; or arrays, ``(x, y)`` or ``((x, y),
             (x_test, y_test))``, of NumPy, CuPy or PyTorch. Images are whole numbers from 0 to 255, [n,H,W] or
             [n,H,W,C] with C of 1 or 3; floats are refused with the line that converts them. Labels are whole
@@ -115,7 +116,8 @@ def load(
     Args:
         path: The run's folder, or one of its checkpoints, whose network is then used instead of the newest;
             or a file of weights, .pth or .safetensors. The other arguments are for such a file.
-        net: The network of the weights: a NetSpec, the name of a built-in one, or a file, .py or .json.
+        net: The network of the weights: a NetSpec, the name of a built-in one, or a file: .py, .json, .onnx,
+            .prototxt.
         classes: The names of its classes; numbers if not given.
         out: The folder of the run that is made; one in ``runs/`` if not given.
         except_layers: Layers that stay at their random first values, such as "fc8" or "fc*".

@@ -56,7 +56,7 @@ def import_(
     net: Annotated[
         str | None,
         typer.Option(
-            help=f"Network of the weights: {', '.join(nets.NAMES)}; or a file, .py or .json.",
+            help=f"Network of the weights: {', '.join(nets.NAMES)}; or a file: .py, .json, .onnx, .prototxt.",
             metavar="NAME",
         ),
     ] = None,
@@ -67,7 +67,8 @@ def import_(
         str | None,
         typer.Option(
             "--format",
-            help="Format of the file: torch, safetensors or cuda-convnet; that of its content if not given.",
+            help="Format of the file: torch, safetensors, onnx, caffe or cuda-convnet; that of its content "
+            "if not given.",
             metavar="NAME",
         ),
     ] = None,
@@ -82,7 +83,8 @@ def import_(
     """Make a run of another program's weights, for evaluate, predict, report and train --resume.
 
     Tensors of PyTorch's files and of safetensors are found by torchvision's names, or by those of our layers.
-    Of cuda-convnet's checkpoints, which need --data, momentum is kept too. Without --data, classes are
+    ONNX's and Caffe's files contain their network; a .caffemodel's is the .prototxt beside it. Of
+    cuda-convnet's checkpoints, which need --data, momentum is kept too. Without --data, classes are
     numbers unless --classes names them.
     """
     from cconvnet.console import reporter
@@ -175,8 +177,8 @@ def export(
         str | None,
         typer.Option(
             "--format",
-            help="Format of the files: torch, safetensors or cuda-convnet. If not given: by the ending of "
-            "--out, .pth or .safetensors, else cuda-convnet.",
+            help="Format of the files: torch, safetensors, onnx or cuda-convnet. If not given: by the ending "
+            "of --out, .pth, .safetensors or .onnx, else cuda-convnet.",
             metavar="NAME",
         ),
     ] = None,
@@ -191,10 +193,13 @@ def export(
         ),
     ] = 2,
 ) -> None:
-    """Write a network's weights for PyTorch, or the network to files of cuda-convnet.
+    """Write a network's weights for PyTorch, or the network to ONNX or to files of cuda-convnet.
 
     torch writes a .pth that torch.load reads, and safetensors a .safetensors, in the names and layouts of
     torchvision's model where there is one. Of --net they are random first weights.
+
+    onnx writes a .onnx with the network and its weights. Its input is float images [N, C, H, W], pixels from
+    0 to 255, of the size that the network reads: it subtracts the mean itself, and crops nothing.
 
     cuda-convnet writes layers.cfg and layer-params.cfg. Comments in the files keep its name, the size of its
     images and its recipe. ``train --layer-def`` reads them, so training needs no further options to have the
@@ -209,8 +214,9 @@ def export(
     wanted = chosen(net, layer_def, layer_params, crop)
     if (wanted is None) == (run is None):
         raise ValueError("exactly one network is needed: --net, --layer-def or --run")
-    if kind not in (None, _CUDA_CONVNET, *FORMATS):
-        raise ValueError(nearest("--format", kind, [_CUDA_CONVNET, *FORMATS]))
+    written = [_CUDA_CONVNET, *(name for name, one in FORMATS.items() if one.write is not None)]
+    if kind not in (None, *written):
+        raise ValueError(nearest("--format", kind, written))
     if kind is None:
         kind = next((name for name, one in FORMATS.items() if out.suffix in one.endings), _CUDA_CONVNET)
     if kind == _CUDA_CONVNET:

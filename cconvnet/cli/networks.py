@@ -164,7 +164,10 @@ def gradcheck(
 def augment(
     out: Annotated[Path, typer.Option(help="File of the picture, .png.", metavar="FILE")],
     net: Annotated[
-        str, typer.Option(help=f"Network: {', '.join(nets.NAMES)}; or a file, .py or .json.", metavar="NAME")
+        str,
+        typer.Option(
+            help=f"Network: {', '.join(nets.NAMES)}; or a file: .py, .json, .onnx, .prototxt.", metavar="NAME"
+        ),
     ] = "alexnet",
     data: Data = None,
     size: Size = None,

@@ -42,7 +42,8 @@ def timeline(
     net: Annotated[
         str | None,
         typer.Option(
-            help=f"Network to trace instead of a run's: {', '.join(nets.NAMES)}; or a file, .py or .json.",
+            help=f"Network to trace instead of a run's: {', '.join(nets.NAMES)}; or a file: .py, .json, "
+            ".onnx, .prototxt.",
             metavar="NAME",
         ),
     ] = None,

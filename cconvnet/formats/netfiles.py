@@ -242,8 +242,8 @@ def resolve(net: AnyNet) -> ChosenNet:
     """Return the network that a user means.
 
     Args:
-        net: A network; the name of a built-in one; or a file: ``.py``, which is run, or ``.json``; see
-            :mod:`cconvnet.formats.own_nets`.
+        net: A network; the name of a built-in one; or a file: ``.py``, which is run, or ``.json``, see
+            :mod:`cconvnet.formats.own_nets`; or another program's, ``.onnx`` or ``.prototxt``.
 
     Raises:
         ValueError: There is no such network, or the file contains none.
@@ -255,18 +255,29 @@ def resolve(net: AnyNet) -> ChosenNet:
         return FixedNet(net)
     if Path(net).suffix == ".json":
         return FixedNet(read_json(Path(net)), str(net))
+    if Path(net).suffix in (".onnx", ".prototxt"):
+        return FixedNet(_of_another_program(Path(net)), str(net))
     if Path(net).suffix == ".py":
         file = PythonFile(Path(net))
         if file.net is None:
             return BuiltNet(file)
         return FixedNet(file.net, str(net), "; define build(image_shape, classes) instead of net")
     if str(net) not in nets.NAMES and ("/" in str(net) or "." in str(net)):
-        raise ValueError(f"net must be a name, or a file that ends with .py or .json, not {str(net)!r}")
+        raise ValueError(
+            f"net must be a name, or a file that ends with .py, .json, .onnx or .prototxt, not {str(net)!r}"
+        )
     for path in (f"{net}.py", f"{net}.json"):
         if str(net) not in nets.NAMES and Path(path).is_file():
             raise ValueError(f"net {str(net)!r} is not built in; a file is named with its ending, {path}")
     nets.stored_size(str(net))  # refuses a name that is none
     return NamedNet(str(net))
+
+
+def _of_another_program(path: Path) -> NetSpec:
+    """Read a network of another program, without its weights."""
+    from cconvnet.formats import caffe_reader, onnx_reader
+
+    return (onnx_reader.read(path) if path.suffix == ".onnx" else caffe_reader.read(path)).spec
 
 
 def check_choice(

@@ -20,10 +20,18 @@ from typing import Any
 import numpy as np
 
 from cconvnet.errors import CheckpointError, nearest
-from cconvnet.formats import safetensors_files, torch_files, torch_writer
-from cconvnet.formats.layer_names import Naming, Pixels, namings
+from cconvnet.formats import (
+    caffe_reader,
+    onnx_reader,
+    onnx_writer,
+    safetensors_files,
+    torch_files,
+    torch_writer,
+)
+from cconvnet.formats.drafts import MEAN_IMAGE, Imported
+from cconvnet.formats.layer_names import CAFFE, Naming, Pixels, namings
 from cconvnet.formats.layouts import Part, Sizes, check_dropout, parts
-from cconvnet.nets import NetSpec
+from cconvnet.nets import NAMES, NetSpec
 
 Array = np.ndarray[Any, Any]
 
@@ -36,15 +44,17 @@ class Weights:
 
     Attributes:
         path: The file.
-        tensors: By name, in PyTorch's layouts; with `spec`, in those of its network.
+        tensors: By name, in PyTorch's layouts; with `spec`, in those of its network, and perhaps MEAN_IMAGE.
         spec: The network, of a file that contains it; its layers have the tensors' names.
         pixels: That the weights were trained on, if the file or its format says so.
+        notes: Lines for people.
     """
 
     path: Path
     tensors: Mapping[str, Array]
     spec: NetSpec | None = None
     pixels: Pixels | None = None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -92,7 +102,7 @@ def read_weights(path: Path, kind: str | None = None) -> Weights:
         kind: One of FORMATS; None: that of the file's content.
 
     Raises:
-        CheckpointError, PickleError: It is damaged, or of no format that is read.
+        CheckpointError, PickleError, DataError: It is damaged, or of no format that is read.
         ValueError: There is no such format.
         OSError: It cannot be read.
     """
@@ -139,6 +149,36 @@ def _read_safetensors(path: Path) -> Weights:
             raise CheckpointError(f"{path} has two tensors of the name {short}")
         found[short] = tensor
     return Weights(path, _without_counters(found))
+
+
+def _read_onnx(path: Path) -> Weights:
+    found = onnx_reader.read(path)
+    return Weights(path, found.tensors, _renamed(found), notes=tuple(found.notes))
+
+
+def _read_caffe(path: Path) -> Weights:
+    """Read weights with their network, a .prototxt of the same name, or the only one in the folder."""
+    there = sorted(path.parent.glob("*.prototxt"))
+    net = path.with_suffix(".prototxt")
+    if net not in there and len(there) == 1:
+        net = there[0]
+    if net not in there:
+        raise CheckpointError(f"{path}: its network is missing, {net.name} in the same folder")
+    found = caffe_reader.read(net, path)
+    spec, image = _renamed(found), found.spec.input
+    if image.channels != 3:
+        return Weights(path, found.tensors, spec, notes=tuple(found.notes))
+    mean = image.mean if image.mean and any(image.mean) else CAFFE.mean[::-1]
+    # In the file blue is first, and in a spec red.
+    spec = dataclasses.replace(spec, input=dataclasses.replace(image, mean=mean[::-1]))
+    pixels = Pixels(mean[::-1], (1 / image.scale,) * 3, bgr=True)
+    return Weights(path, found.tensors, spec, pixels, tuple(found.notes))
+
+
+def _renamed(found: Imported) -> NetSpec:
+    """Return a network under a name that no built-in one has, whose layers have other names."""
+    spec = found.spec
+    return dataclasses.replace(spec, name=f"{spec.name}_imported") if spec.name in NAMES else spec
 
 
 def _without_counters(tensors: Mapping[str, Array]) -> dict[str, Array]:
@@ -231,6 +271,7 @@ class _Fit:
         pixels: Pixels | None,
         flip: bool,
     ) -> None:
+        self.of_file = weights.notes
         self.path, self.tensors, self.own = weights.path, weights.tensors, weights.spec is not None
         self.spec, self.notes = naming.adapt(spec)
         self.naming, self.leave, self.pixels, self.flip = naming, leave, pixels, flip
@@ -247,13 +288,14 @@ class _Fit:
             taken.add(self.names[part.name])
             if part.layer not in left | heads:
                 found[part.name] = self._tensor(part)
+        taken.add(MEAN_IMAGE)
         for name in self.tensors:
             if name not in taken and not self._is_left(name.rpartition(".")[0]):
                 shape = _text(self.tensors[name].shape)
                 raise CheckpointError(
                     f"{self.path}: {name} of {shape} belongs to no layer of {self.spec.name}"
                 )
-        notes = list(self.notes)
+        notes = [*self.of_file, *self.notes]
         if left or heads:
             notes.append(f"at their first values: {', '.join(sorted(left | heads))}")
         return Fitted(self._with_pixels(notes), found, notes)
@@ -344,7 +386,10 @@ def write_weights(path: Path, kind: str, spec: NetSpec, tensors: Mapping[str, Ar
     writers = {name: one.write for name, one in FORMATS.items() if one.write is not None}
     if kind not in writers:
         raise ValueError(nearest("--format", kind, writers))
-    return writers[kind](path, spec, {part.name: tensors[part.name] for part in parts(spec)})
+    values = {part.name: tensors[part.name] for part in parts(spec)}
+    if MEAN_IMAGE in tensors:
+        values[MEAN_IMAGE] = tensors[MEAN_IMAGE]
+    return writers[kind](path, spec, values)
 
 
 def torch_tensors(spec: NetSpec, tensors: Mapping[str, Array]) -> dict[str, Array]:
@@ -369,6 +414,15 @@ def _writer(write: Callable[[Path, Mapping[str, Array]], None]) -> Any:
         return list(_advice(spec))
 
     return writer
+
+
+def _write_onnx(path: Path, spec: NetSpec, tensors: Mapping[str, Array]) -> list[str]:
+    onnx_writer.write(path, spec, tensors, tensors.get(MEAN_IMAGE))
+    image = spec.input
+    return [
+        f"images: data, float [N, {image.channels}, {image.height}, {image.width}], "
+        f"{'RGB, ' if image.channels == 3 else ''}pixels from 0 to 255"
+    ]
 
 
 def _advice(spec: NetSpec) -> Iterator[str]:
@@ -398,5 +452,11 @@ FORMATS: dict[str, Format] = {
         lambda path, start: safetensors_files.is_safetensors(start),
         _read_safetensors,
         _writer(safetensors_files.write_tensors),
+    ),
+    "onnx": Format(
+        "ONNX's .onnx", (".onnx",), lambda path, start: path.suffix == ".onnx", _read_onnx, _write_onnx
+    ),
+    "caffe": Format(
+        "Caffe's .caffemodel", (".caffemodel",), lambda path, start: path.suffix == ".caffemodel", _read_caffe
     ),
 }

@@ -76,6 +76,8 @@ def weights_of(path: Path, kind: str | None = None, best: bool = False) -> Weigh
         name: tensor for name, tensor in network_tensors(checkpoint).items() if not name.endswith(".velocity")
     }
     image, pixels = spec.input, None
+    if image.mean is None and MEAN in checkpoint.tensors:
+        tensors[MEAN] = checkpoint.tensors[MEAN]
     if image.mean is not None:
         deviation = image.deviation or (1.0,) * image.channels
         pixels = Pixels(image.mean, tuple(one / image.scale for one in deviation))
@@ -124,7 +126,10 @@ def checkpoint_of(
         spec, notes = chosen.build(None, count)
     fitted = (reading or Reading()).fitted(weights, spec)
     spec = fitted.spec
-    if spec.input.mean is None:
+    mean = weights.tensors.get(MEAN)
+    if mean is None or mean.shape != spec.stored_shape:
+        mean = None if spec.input.mean is None else np.zeros(spec.stored_shape, np.float32)
+    if mean is None:
         raise ValueError(
             f"--mean is needed: {spec.name} subtracts the mean of its training images, which {weights.path} "
             "lacks; or --data, their folder"
@@ -143,7 +148,7 @@ def checkpoint_of(
     )
     tensors = Plan(spec, batch=1, devices="cpu:0").state(fitted.tensors)
     checkpoint = Checkpoint(
-        tensors=tensors | {MEAN: np.zeros(spec.stored_shape, np.float32)},
+        tensors=tensors | {MEAN: mean},
         spec=nets.spec_to_dict(spec),
         settings=dataclasses.asdict(settings),
         progress=dataclasses.asdict(Progress()),

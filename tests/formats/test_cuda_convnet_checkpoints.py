@@ -324,7 +324,7 @@ def test_import_refuses(tmp_path: Path) -> None:
         said = command(*arguments, "--net", net, code=2)
         assert what in said and str(file) in said and "Traceback" not in said
         assert not out.exists() and not (tmp_path / "touched").exists()
-    assert "--format must be one of cuda-convnet, " in command(
+    assert "--format must be one of caffe, cuda-convnet, " in command(
         *arguments, "--net", "lenet", "--format", "x", code=2
     )
     file.unlink()

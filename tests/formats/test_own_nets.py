@@ -46,7 +46,10 @@ def test_a_name_is_a_built_in_network() -> None:
     assert net.build_sized(16)[0] == nets.build("cifar-quick", (16, 16, 3))
     with pytest.raises(ValueError, match="did you mean 'alexnet'"):
         resolve("alexnett")
-    with pytest.raises(ValueError, match=r"must be a name, or a file that ends with .py or .json, not 'a/b'"):
+    with pytest.raises(
+        ValueError,
+        match=r"ends with .py, .json, .onnx or .prototxt, not 'a/b'",
+    ):
         resolve("a/b")
 
 
