@@ -15,6 +15,7 @@ import typer
 
 import cconvnet
 from cconvnet.cli import bench, data, plot, runs
+from cconvnet.cli.ablate import ablate
 from cconvnet.cli.doctor import doctor
 from cconvnet.cli.errors import explain
 from cconvnet.cli.evaluate import evaluate, predict
@@ -50,6 +51,13 @@ _add(
     "cconvnet train --net cifar-quick --data cifar10 --lr-schedule cosine --warmup 1 --pad 4 --mirror",
     "cconvnet train --config runs/first/run.toml --lr 0.005",
     "cconvnet train --net vgg16 --data flowers --weights vgg16.pth --except fc8 --lr 0.001",
+)
+_add(
+    TRAIN,
+    ablate,
+    "cconvnet ablate --net alexnet --data imagenet --what relu,lrn,overlap,dropout,towers,augmentation",
+    "cconvnet ablate --net cifar-11pct --data cifar10 --epochs 10 --out runs/ablation",
+    "cconvnet ablate --out runs/ablation",
 )
 app.add_typer(runs.app, name="runs", rich_help_panel=LOOK)
 _add(LOOK, compare, "cconvnet compare runs/first runs/second")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import json
 import sys
@@ -99,15 +100,25 @@ Config = Annotated[
 ]
 
 
-def takes_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Turn a function of `options: Options` into a command that has a flag for each field of Options.
+def takes_options(without: Sequence[str] = ()) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Return a decorator that turns a function of `options: Options` into a command.
 
-    It also has --config, a file of options. The other parameters of the function become flags too.
+    The command has a flag for each field of Options, and --config, a file of options. The other parameters
+    of the function become flags too.
+
+    Args:
+        without: Fields that have no flag.
     """
+    return functools.partial(_with_flags, [name for name in DESCRIPTIONS if name not in without])
+
+
+def _with_flags(fields: list[str], command: Callable[..., None]) -> Callable[..., None]:
+    """Return a function of `options: Options` as a command with flags for these fields."""
     hints = get_type_hints(Options)
     own = get_type_hints(command, include_extras=True)
     parameters: list[tuple[str, Any, Any]] = []
-    for name, option in DESCRIPTIONS.items():
+    for name in fields:
+        option = DESCRIPTIONS[name]
         kind = str | None if option.parse else hints[name]
         default = getattr(Options, name)  # a dataclass keeps the defaults of its fields so
         parameters.append((name, default, Annotated[kind, _of_training(name, panel=option.panel)]))
@@ -118,10 +129,11 @@ def takes_options(command: Callable[..., None]) -> Callable[..., None]:
 
     def run(**given: Any) -> None:
         config, context = given.pop("config", None), given.pop("context", None)
-        values = {name: given.pop(name) for name in DESCRIPTIONS}
-        for name, option in DESCRIPTIONS.items():
-            if option.parse is not None and values[name] is not None:
-                values[name] = option.parse(values[name])
+        values = {name: given.pop(name) for name in fields}
+        for name, value in values.items():
+            parse = DESCRIPTIONS[name].parse
+            if parse is not None and value is not None:
+                values[name] = parse(value)
         if config is not None:
             values |= _of_file(config, context)
         command(Options(**values), **given)

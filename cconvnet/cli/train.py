@@ -12,7 +12,7 @@ from cconvnet.training.option import RUN
 from cconvnet.training.options import Options
 
 
-@takes_options
+@takes_options()
 def train(
     options: Options,
     quiet: Annotated[

@@ -16,6 +16,7 @@ Modules, in reading order:
     lenet, cifar_quick, ..., alexnet_2012: the networks that are known by name, one file each.
     catalog: these networks by their names.
     transform: a network at another size, or with its towers written out.
+    ablation: a network without one of its parts, as the AlexNet paper compares them.
     fold: batch normalisation as part of the weights before it.
     cuts: a network that ends earlier, and activation functions apart from products.
     receptive: the pixels that an output depends on.

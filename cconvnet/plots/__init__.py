@@ -4,11 +4,13 @@ Only this package needs matplotlib (the extra ``plot``).
 
 Modules in reading order: figures (the style and the writing of all pictures), mosaic (many small images in
 one), analysis (predictions, nearest images and feature maps as arrays), then a module for each kind of
-picture: curve, filters, predictions, activations, why, strongest, map, timeline, rank_timeline, augmentation.
+picture: curve, ablation, filters, predictions, activations, why, strongest, map, timeline, rank_timeline,
+augmentation.
 """
 
 from __future__ import annotations
 
+from cconvnet.plots.ablation import ablation
 from cconvnet.plots.activations import activations
 from cconvnet.plots.curve import Curves, curve, draw, follow, into_run
 from cconvnet.plots.figures import PlotError, check, drawn, figure, save
@@ -21,6 +23,7 @@ from cconvnet.plots.why import why
 __all__ = [
     "Curves",
     "PlotError",
+    "ablation",
     "activations",
     "check",
     "curve",

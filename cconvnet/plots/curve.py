@@ -16,7 +16,7 @@ from cconvnet.errors import nearest
 from cconvnet.nets import RateCurve, value_text
 from cconvnet.plots.figures import COLORS, FAINT, INK, PlotError, check, drawn
 from cconvnet.runs import data_name, in_use
-from cconvnet.runs.history import TOP5_FROM, X_AXES, Array, History
+from cconvnet.runs.history import TOP5_FROM, X_AXES, Array, History, smoothed
 from cconvnet.runs.reading import settings_of
 
 PANELS = ("loss", "error")
@@ -281,22 +281,6 @@ def thinned(x: Array, y: Array) -> tuple[Array, Array]:
         np.array([part.mean() for part in _blocks(x)]),
         np.array([part.mean() for part in _blocks(y)]),
     )
-
-
-def smoothed(values: Array, window: int) -> Array:
-    """Return the mean of the `window` values around each, fewer at the ends, without infinities and NaN."""
-    if window <= 1:
-        return values
-    good = np.isfinite(values)
-    sums = np.concatenate([[0.0], np.cumsum(np.where(good, values, 0.0))])
-    counts = np.concatenate([[0], np.cumsum(good)])
-    index = np.arange(len(values))
-    first = np.maximum(index - (window - 1) // 2, 0)
-    last = np.minimum(index + window // 2 + 1, len(values))
-    count = counts[last] - counts[first]
-    means = np.full(len(values), math.nan)
-    np.divide(sums[last] - sums[first], count, out=means, where=good)
-    return means
 
 
 def _name_runs(page: Any, names: Sequence[str], histories: Sequence[History]) -> None:

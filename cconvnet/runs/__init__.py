@@ -18,8 +18,8 @@ report.html       the report, and timeline.svg or .png, if they were made
 Modules in reading order: checkpoint (one file, and those of a folder), reading (configuration, log and
 checkpoints of a run), folder (a run in training), data_record (``data.json``), history (the log as columns),
 log_table (the log for spreadsheets), rank_waits (waiting of ranks for each other), overview (a run in a
-line), comparison (differences between runs), pruning (removal of what is no longer needed), tensorboard
-(event files).
+line), comparison (differences between runs), ablation (runs of a network without one part), pruning (removal
+of what is no longer needed), tensorboard (event files).
 """
 
 from __future__ import annotations

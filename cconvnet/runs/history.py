@@ -51,6 +51,22 @@ def _parsed(text: bytes) -> dict[str, Any]:
     return {}
 
 
+def smoothed(values: Array, window: int) -> Array:
+    """Return the mean of the `window` values around each, fewer at the ends, without infinities and NaN."""
+    if window <= 1:
+        return values
+    good = np.isfinite(values)
+    sums = np.concatenate([[0.0], np.cumsum(np.where(good, values, 0.0))])
+    counts = np.concatenate([[0], np.cumsum(good)])
+    index = np.arange(len(values))
+    first = np.maximum(index - (window - 1) // 2, 0)
+    last = np.minimum(index + window // 2 + 1, len(values))
+    count = counts[last] - counts[first]
+    means = np.full(len(values), math.nan)
+    np.divide(sums[last] - sums[first], count, out=means, where=good)
+    return means
+
+
 @dataclass
 class _Columns:
     """Lines of one kind: a growing array for each of their values, with NaN where a line lacks it."""
@@ -196,3 +212,14 @@ class History:
         """Return the lowest test error, from 0 to 1."""
         best = self.best()
         return None if best is None else float(self.epochs["test_error_top1"][best])
+
+    def training_error(self) -> tuple[Array, Array]:
+        """Return epochs, and around each the mean training error of a quarter of an epoch.
+
+        Of epochs with fewer than four lines of steps these are the lines as they are; of those with less than
+        one, the lines of epochs.
+        """
+        lines = self.epochs if len(self.epochs) >= len(self.steps) else self.steps
+        epochs = lines["epoch"]
+        per_epoch = len(epochs) / epochs[-1] if len(epochs) else 0.0
+        return epochs, smoothed(lines["train_error_top1"], int(per_epoch / 4))

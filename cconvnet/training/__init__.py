@@ -5,7 +5,8 @@ and ranges), option_files (TOML), settings (of a run, and its progress), session
 new_run and resumed_run with their common preparation, imported (trained weights), follower (a run on the
 other ranks), team (what ranks agree on), start (statistics, first checkpoint, log), trainer (the loop of an
 epoch), step (one step), schedule (rates), log (lines and summary), saver (checkpoints in the background),
-stopping (signals and failures), display (the progress line) and time_left (its clock).
+stopping (signals and failures), display (the progress line), time_left (its clock) and ablation (a run for
+each part left out).
 
 Users import from the modules, as in ``from cconvnet.training.session import train``. This face imports
 nothing, so that the command line can read the options without NumPy.

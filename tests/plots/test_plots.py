@@ -22,12 +22,12 @@ from cconvnet.evaluate import Trained, load_trained, predict
 from cconvnet.nets import NetSpec, alexnet
 from cconvnet.network import Network
 from cconvnet.plots import PlotError, analysis, figures
-from cconvnet.plots.curve import Curves, differences, smoothed
+from cconvnet.plots.curve import Curves, differences
 from cconvnet.plots.filters import filter_sheet
 from cconvnet.plots.mosaic import GAP, mosaic, scaled_each, scaled_together, side_by_side
 from cconvnet.runs import RunError, checkpoint
 from cconvnet.runs.checkpoint import Checkpoint
-from cconvnet.runs.history import History
+from cconvnet.runs.history import History, smoothed
 from cconvnet.system import outputs
 
 PNG = b"\x89PNG\r\n\x1a\n"
