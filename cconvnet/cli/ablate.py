@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import signal
+import sys
 from typing import Annotated
 
 import typer
@@ -50,7 +51,7 @@ def ablate(
     over epochs, with ReLU solid and with tanh dashed.
 
     The same command again goes on where it was stopped: runs that are complete are not repeated, others are
-    resumed. With other parts it adds their runs. It needs no option but --out and --what.
+    resumed. With other parts it adds their runs. It needs no option but --out, --what and --tanh-lr.
     """
     from cconvnet.runs import ablation as results
     from cconvnet.training.ablation import ablate as run_ablation
@@ -65,8 +66,10 @@ def ablate(
             return
         report.end()
         if outcome.signal is not None:
-            parts = "" if what is None else f" --what {shlex.quote(what)}"
-            report.say(f"stopped; to go on: cconvnet ablate --out {shlex.quote(str(outcome.folder))}{parts}")
+            again = ["cconvnet", "ablate", "--out", str(outcome.folder)]
+            again += [] if what is None else ["--what", what]
+            again += [] if tanh_lr is None else ["--tanh-lr", str(tanh_lr)]
+            report.say(f"stopped; to go on: {shlex.join(again)}")
             if outcome.signal == signal.SIGINT:
                 raise typer.Exit(130)
             return
@@ -79,4 +82,5 @@ def ablate(
     if to_json:
         write_json(to_json, found)
     if outcome.failed:
+        print(f"error: could not be trained to the end: {', '.join(outcome.failed)}", file=sys.stderr)
         raise typer.Exit(1)

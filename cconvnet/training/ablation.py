@@ -72,6 +72,7 @@ def ablate(
         TrainingStopped: The full network cannot be trained. Others may fail.
         Terminated: SIGTERM or SIGHUP came before the first step of a run.
     """
+    options = dataclasses.replace(options, resume=None, steps=None)
     check_options(options)
     if options.out is not None and (options.out / FULL / "config.json").exists():
         spec = _begun_with(options.out / FULL, options)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.commands import Listener, refuse, succeed
+from helpers.commands import Listener, refuse, succeed, succeed_here
 
 from cconvnet import nets
 from cconvnet.runs import RunError, find_checkpoint, read_config
@@ -177,6 +177,21 @@ def test_the_command(copied: Path) -> None:
         "no-augmentation",
     ]
     assert "lenet has no dropout" in refuse("ablate", "--what", "dropout", "--out", copied)
+
+
+def test_the_command_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    stopped = AblationOutcome(Path("my runs"), signal.SIGTERM)
+    monkeypatch.setattr(ablation, "ablate", lambda *_: stopped)
+    text = succeed_here("ablate", "--what", "relu", "--tanh-lr", "0.01")
+    assert text == "stopped; to go on: cconvnet ablate --out 'my runs' --what relu --tanh-lr 0.01\n"
+
+
+def test_the_command_names_runs_that_failed(
+    complete: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(ablation, "ablate", lambda *_: AblationOutcome(complete, failed=("tanh",)))
+    assert "│ tanh" in succeed_here("ablate")
+    assert capsys.readouterr().err == "error: could not be trained to the end: tanh\n"
 
 
 def test_options_of_a_session_may_differ() -> None:
