@@ -14,7 +14,7 @@ from cconvnet.training.option import NETWORK, RATES, RUN
 from cconvnet.training.options import Options
 
 
-@takes_options(without=("resume", "steps"))
+@takes_options(without=("resume", "steps", "weights", "except_layers"))
 def ablate(
     options: Options,
     what: Annotated[

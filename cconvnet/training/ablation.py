@@ -74,6 +74,8 @@ def ablate(
     """
     options = dataclasses.replace(options, resume=None, steps=None)
     check_options(options)
+    if options.weights is not None:
+        raise ValueError("--weights is not for ablations, whose runs begin with random weights")
     if options.out is not None and (options.out / FULL / "config.json").exists():
         spec = _begun_with(options.out / FULL, options)
     else:

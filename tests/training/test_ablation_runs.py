@@ -158,6 +158,8 @@ def test_refusals_leave_no_folder(tmp_path: Path) -> None:
         ablate(options(tmp_path / "new"), ["relu", "lrn"], Listener())
     with pytest.raises(ValueError, match=r"^--what augmentation: lenet has no augmentation"):
         ablate(options(tmp_path / "new", mirror=None), ["augmentation"], Listener())
+    with pytest.raises(ValueError, match=r"^--weights is not for ablations"):
+        ablate(options(tmp_path / "new", weights=tmp_path), ["relu"], Listener())
     assert not (tmp_path / "new").exists()
     (tmp_path / "other.txt").touch()
     with pytest.raises(RunError, match="is not empty, and contains no ablation"):
