@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 from cconvnet.formats.layer_names import namings
 from cconvnet.formats.layouts import parts
@@ -40,3 +42,16 @@ def as_theirs(spec: NetSpec, tensors: dict[str, Array]) -> dict[str, Array]:
         for part in parts(spec)
         if part.name in tensors
     }
+
+
+def torchvision_models() -> Any:
+    """Return torchvision.models; skip the test without it.
+
+    Its compiled operators, which no model here needs, may be of another build.
+    """
+    torch = pytest.importorskip("torch")
+    if importlib.util.find_spec("torchvision") is None:
+        pytest.skip("torchvision is not installed")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.library, "register_fake", lambda *given, **named: lambda function: function)
+        return importlib.import_module("torchvision.models")

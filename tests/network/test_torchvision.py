@@ -5,13 +5,12 @@ Errors are against float64, and at most twice those of PyTorch in float32.
 
 from __future__ import annotations
 
-import importlib
 from typing import Any
 
 import numpy as np
 import pytest
 from helpers.gradient_errors import Errors, assert_errors, errors, medians
-from helpers.trained import as_theirs, network_with, weights_of_model
+from helpers.trained import as_theirs, network_with, torchvision_models, weights_of_model
 
 from cconvnet.nets import resnet
 from cconvnet.network import Network
@@ -24,12 +23,7 @@ SIDE, BATCH = 32, 8
 
 @pytest.fixture(scope="module")
 def models() -> Any:
-    """torchvision.models; its compiled operators, which no ResNet needs, may be of another build."""
-    if importlib.util.find_spec("torchvision") is None:
-        pytest.skip("torchvision is not installed")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torch.library, "register_fake", lambda *given, **named: lambda function: function)
-        return importlib.import_module("torchvision.models")
+    return torchvision_models()
 
 
 def randomised(model: Any) -> Any:
