@@ -21,6 +21,7 @@ from cconvnet.nets import (
     ConcatSpec,
     ContrastNormSpec,
     ConvSpec,
+    DeconvSpec,
     DropoutSpec,
     FcSpec,
     LayerSpec,
@@ -232,6 +233,10 @@ def _no_batch_norm(layer: Any, found: Mapping[str, Shape]) -> LayerSpec:
     raise _cannot(layer, "the files have no batch normalisation; a folded network has none either")
 
 
+def _no_deconv(layer: Any, found: Mapping[str, Shape]) -> LayerSpec:
+    raise _cannot(layer, "the files have no transposed convolution")
+
+
 def _no_rbf(layer: Any, found: Mapping[str, Shape]) -> LayerSpec:
     raise _cannot(layer, "the files have no distances from codes")
 
@@ -295,6 +300,7 @@ _NORMAL: dict[type[LayerSpec], Callable[[Any, Mapping[str, Shape]], LayerSpec]] 
     BlurSpec: _normal_blur,
     SelectSpec: _no_select,
     RbfSpec: _no_rbf,
+    DeconvSpec: _no_deconv,
     BatchNormSpec: _no_batch_norm,
     **dict.fromkeys((NeuronSpec, MaxSpec, ConcatSpec, SoftmaxCostSpec), lambda layer, found: _checked(layer)),
 }

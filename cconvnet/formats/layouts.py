@@ -4,6 +4,7 @@
 of          here                       there
 =========== ========================== ==============================
 convolution [K,R,S,C/groups]           [K,C/groups,R,S]
+transposed  [C,R,S,K/groups]           [C,K/groups,R,S]
 FC layer    [K, H * W * C]             [K, C * H * W]
 bias        [K]                        [K]
 =========== ========================== ==============================
@@ -17,7 +18,6 @@ their weights times `keep` there, which is exact for 0.5.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -36,7 +36,7 @@ from cconvnet.nets import (
     NetSpec,
     PoolSpec,
 )
-from cconvnet.nets.shapes import Shape, shapes
+from cconvnet.nets.shapes import Shape, shapes, weight_shape
 
 Array = np.ndarray[Any, Any]
 Sizes = tuple[int, ...]
@@ -115,16 +115,16 @@ def _parts(layer: LayerSpec, found: dict[str, Shape], layers: dict[str, LayerSpe
         name, of = f"{layer.name}.weight{suffix}", f"weight{suffix}"
         factor, image = _kept(read, layers), found[read]
         if isinstance(layer, FilterSpec):
-            filters = layer.for_input(index)
-            shape: Sizes = (k, *filters.window, image[2] // filters.groups)
+            shape = weight_shape(layer, index, image)
             shape = (p, q, *shape) if isinstance(layer, LocalSpec) else shape
             # Filters of groups do not read all channels, so that these cannot be exchanged.
-            first = read == DATA and filters.groups == 1
+            first = read == DATA and layer.for_input(index).groups == 1
             yield Part(name, layer.name, of, shape, scale=factor, reads_images=first)
         else:
-            yield Part(name, layer.name, of, (k, math.prod(image)), image, factor, read == DATA)
+            shape = weight_shape(layer, index, image)
+            yield Part(name, layer.name, of, shape, image, factor, read == DATA)
     if layer.bias is not None:
-        shared = isinstance(layer, FcSpec) or (isinstance(layer, ConvSpec) and layer.shared_bias)
+        shared = not isinstance(layer, ConvSpec | LocalSpec) or layer.shared_bias
         yield Part(f"{layer.name}.bias", layer.name, "bias", (k,) if shared else (p, q, k))
 
 

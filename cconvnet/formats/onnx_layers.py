@@ -13,6 +13,7 @@ from cconvnet.nets import (
     ConcatSpec,
     ContrastNormSpec,
     ConvSpec,
+    DeconvSpec,
     DropoutSpec,
     FcSpec,
     LayerSpec,
@@ -39,6 +40,8 @@ def check(layer: LayerSpec) -> None:
     Raises:
         ValueError: it cannot; the text names the layer.
     """
+    if isinstance(layer, DeconvSpec):
+        raise ValueError(f"layer {layer.name}: transposed convolutions are not written to ONNX")
     if isinstance(layer, LocalSpec | ContrastNormSpec | RbfSpec):
         raise ValueError(f"layer {layer.name}: ONNX has no operator for {layer.type}")
     if isinstance(layer, LrnSpec):

@@ -11,7 +11,7 @@ Modules, in reading order:
     base: activations, the base class Layer, and the site where a layer is built.
     blocks: first layers over blocks of pixels.
     weighted: the passes of all layers with weights.
-    conv, local, fc: layers with weights.
+    conv, local, deconv, fc: layers with weights.
     factors: the weights' gradients of FC layers as products over all shards of a batch.
     columns: FC layers of which each rank computes some of the outputs.
     neuron, pool, lrn, lrn_maxpool, contrast_norm, dropout: layers without weights.

@@ -8,6 +8,7 @@ from cconvnet.layers.base import Layer, Site, Tensor
 from cconvnet.layers.batch_norm import BatchNormLayer
 from cconvnet.layers.contrast_norm import ContrastNormLayer
 from cconvnet.layers.conv import ConvLayer
+from cconvnet.layers.deconv import DeconvLayer
 from cconvnet.layers.dropout import DropoutLayer
 from cconvnet.layers.elementwise import SumLayer
 from cconvnet.layers.eltmax import MaxLayer
@@ -27,6 +28,7 @@ from cconvnet.nets import (
     ConcatSpec,
     ContrastNormSpec,
     ConvSpec,
+    DeconvSpec,
     DropoutSpec,
     FcSpec,
     L2CostSpec,
@@ -45,6 +47,7 @@ from cconvnet.nets import (
 _LAYERS: dict[type[LayerSpec], type[Layer]] = {
     ConvSpec: ConvLayer,
     LocalSpec: LocalLayer,
+    DeconvSpec: DeconvLayer,
     FcSpec: FcLayer,
     NeuronSpec: NeuronLayer,
     PoolSpec: PoolLayer,

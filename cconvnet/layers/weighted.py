@@ -39,10 +39,25 @@ def initial_weights(init: Init, shape: tuple[int, ...], fan_in: int, name: str, 
         name: of the tensor; the draws depend on it and the seed alone.
         seed: of the network.
     """
+    if init.kind == "bilinear":
+        return bilinear_weights(shape)
     sigma = math.sqrt(2 / fan_in) if init.kind == "he" else init.sigma
     draws = np.random.Generator(np.random.Philox(key=[seed, zlib.crc32(name.encode())]))
     weights = draws.standard_normal(shape, dtype=np.float32)
     weights *= np.float32(sigma)
+    return weights
+
+
+def bilinear_weights(shape: tuple[int, ...]) -> Array:
+    """Return the weights [C,R,S,C/groups] of a transposed convolution that interpolates each channel.
+
+    A window of 2 * stride - stride % 2 pixels interpolates between the pixels of the input.
+    """
+    c, r, s, per_group = shape
+    lines = [1 - np.abs(np.arange(size) - (size - 1) / 2) / ((size + 1) // 2) for size in (r, s)]
+    weights = np.zeros(shape, np.float32)
+    channels = np.arange(c)
+    weights[channels, :, :, channels % per_group] = np.outer(*lines)
     return weights
 
 
@@ -85,6 +100,7 @@ class WeightedLayer(Layer):
     are pieces of the input's parameter.
 
     Attributes:
+        fuses_bias: whether one product can take along bias, ReLU and dropout.
         fuses_own_biases: whether one product can take along a bias of each output position.
         branches: the product of each input with its weights, in order.
         fprop_problems: that of each branch's forward pass, which has the output's place.
@@ -100,6 +116,7 @@ class WeightedLayer(Layer):
     """
 
     several_inputs = True
+    fuses_bias: ClassVar[bool] = True
     fuses_own_biases: ClassVar[bool] = False
 
     def __init__(
@@ -146,7 +163,8 @@ class WeightedLayer(Layer):
                 problem.placed(place.pitch, place.first) for problem in self.fprop_problems
             ]
         self.relu = spec.neuron is not None and spec.neuron.kind == "relu"
-        self.fused = len(branches) == 1 and (spec.shared_bias or self.fuses_own_biases)
+        takes_bias = self.fuses_bias if spec.shared_bias else self.fuses_own_biases
+        self.fused = len(branches) == 1 and takes_bias
         self.neuron: NeuronProblem | None = None
         self.product = self.output.storage
         if spec.neuron is not None and not self.relu:
@@ -163,6 +181,10 @@ class WeightedLayer(Layer):
     def _pass(self, name: str) -> Any:
         """Return the function of a pass in the device's module, which may change between steps."""
         return getattr(self.device.module, f"{self.type}_{name}")
+
+    def _workspace(self, name: str, problem: Any, *, sums: bool = False) -> int:
+        """Return the bytes of workspace of a pass; see workspace_size."""
+        return workspace_size(self.device.module, f"{self.type}_{name}", problem, sums=sums)
 
     @property
     def pieces(self) -> list[Piece]:
@@ -243,17 +265,14 @@ class WeightedLayer(Layer):
         module = self.device.module
         needs = [int(module.bias_grad_workspace(self.bias_problem))]
         for branch, epilogue in zip(self.branches, self.input_epilogues, strict=True):
-            measures = self.measure is not None
-            needs.append(workspace_size(module, f"{self.type}_fprop", branch.problem, sums=measures))
-            needs.append(workspace_size(module, f"{self.type}_wgrad", branch.problem))
+            needs.append(self._workspace("fprop", branch.problem, sums=self.measure is not None))
+            needs.append(self._workspace("wgrad", branch.problem))
             if branch.x.needs_gradient:
-                sums = epilogue is not None
-                needs.append(workspace_size(module, f"{self.type}_dgrad", branch.problem, sums=sums))
+                needs.append(self._workspace("dgrad", branch.problem, sums=epilogue is not None))
         for problem in () if self.factors is None else self.factors.problems:
-            needs.append(workspace_size(module, f"{self.type}_wgrad", problem))
+            needs.append(self._workspace("wgrad", problem))
         for problem in () if self.columns is None else self.columns.problems:
-            passes = ("fprop", "dgrad", "wgrad")
-            needs += [workspace_size(module, f"{self.type}_{name}", problem) for name in passes]
+            needs += [self._workspace(name, problem) for name in ("fprop", "dgrad", "wgrad")]
         return max(needs)
 
     def scratch_count(self) -> int:

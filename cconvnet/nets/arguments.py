@@ -82,7 +82,7 @@ def as_init(init: Init | str | float) -> Init:
     if isinstance(init, str):
         return Init(init)
     if not isinstance(init, Init):
-        raise TypeError(f"init must be a standard deviation, 'he' or a cc.nets.Init, not {init!r}")
+        raise TypeError(f"init must be a standard deviation, a kind or a cc.nets.Init, not {init!r}")
     return init
 
 

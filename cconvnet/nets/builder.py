@@ -43,6 +43,7 @@ from cconvnet.nets.specs import (
     ConcatSpec,
     ContrastNormSpec,
     ConvSpec,
+    DeconvSpec,
     DropoutSpec,
     FcSpec,
     LocalSpec,
@@ -118,6 +119,38 @@ class Value(End):
         given = filter_fields(filters, window, stride, pad, groups, rounding)
         own = {"shared_bias": shared_bias, "dilation": dilation}
         return self._weighted(ConvSpec, {**given, **own}, more)
+
+    def deconv(
+        self,
+        filters: int,
+        window: Size,
+        stride: Size = 1,
+        pad: Pad = 0,
+        *,
+        size: Size | None = None,
+        groups: int = 1,
+        **more: Unpack[Weights],
+    ) -> Value:
+        """Add a transposed convolution: ``x.deconv(64, 4, 2, pad=1)`` doubles height and width.
+
+        Each pixel adds its product with the filters to a window of the output. ``init="bilinear"`` makes it
+        an interpolation at first, for as many filters as there are channels.
+
+        Args:
+            filters: how many channels the output has.
+            window: the size of a window of the output.
+            stride: the distance of windows.
+            pad: what is cut off the output on each side; each direction may have a pair.
+            size: of the output; None: (input - 1) * stride + window - pad on both sides. It may be larger by
+                less than the stride.
+            groups: each group of filters reads its own share of the channels.
+            **more: see :class:`Weights`.
+
+        Raises:
+            ValueError: it does not fit what it reads; the text has its name and the shapes.
+        """
+        sizes = {"window": window, "stride": stride, "padding": pad, "outputs": size}
+        return self._weighted(DeconvSpec, {"filters": filters, **sizes, "groups": groups}, more)
 
     def local(
         self,

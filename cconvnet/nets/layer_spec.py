@@ -104,6 +104,11 @@ class WeightedSpec(LayerSpec):
             for name in values:
                 one_of(f"{where}: a key", name, self._EACH_INPUT)
         self._set("per_input", tuple(dict(values) for values in self.per_input))
+        inits = (self.init, *(values["init"] for values in self.per_input if "init" in values))
+        require(
+            self.type == "deconv" or all(init.kind != "bilinear" for init in inits),
+            f"layer {self.name}: init=bilinear is for transposed convolutions, not for a {self.type} layer",
+        )
         self._set("contrast_limits", self._contrast(self.contrast_limits))
         for values in self.per_input:
             if "contrast_limits" in values:

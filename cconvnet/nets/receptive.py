@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from cconvnet.nets.layer_spec import DATA, LayerSpec
 from cconvnet.nets.recipe import NetSpec
 from cconvnet.nets.shapes import shapes
-from cconvnet.nets.specs import FcSpec, FilterSpec, LrnSpec, PoolSpec
+from cconvnet.nets.specs import DeconvSpec, FcSpec, FilterSpec, LrnSpec, PoolSpec
 from cconvnet.nets.values import both_sides
 
 
@@ -44,6 +44,9 @@ def fields(spec: NetSpec, name: str) -> tuple[Field, Field]:
     """Return the receptive fields of a layer's outputs, vertical and horizontal.
 
     A layer whose outputs have no place, such as an FC layer, depends on the whole image.
+
+    Raises:
+        ValueError: It is or follows a transposed convolution, whose outputs do not all see alike.
     """
     found = {DATA: (Field(0, 1, 1), Field(0, 1, 1))}
     images = shapes(spec)
@@ -54,11 +57,15 @@ def fields(spec: NetSpec, name: str) -> tuple[Field, Field]:
             for index, read in enumerate(layer.inputs)
         ]
         found[layer.name] = tuple(_union([one[axis] for one in inputs]) for axis in (0, 1))  # type: ignore[assignment]
+        if layer.name == name:
+            break
     return found[name]
 
 
 def _field(layer: LayerSpec, index: int, axis: int, before: Field, side: int) -> Field:
     """Return the field of a layer's outputs through one input, whose image has so many pixels."""
+    if isinstance(layer, DeconvSpec):
+        raise ValueError(f"layer {layer.name}: outputs of a transposed convolution do not all see alike")
     if isinstance(layer, FcSpec):
         return Field(before.first, before.last + (side - 1) * before.step, 0)
     if isinstance(layer, LrnSpec) and layer.region == "same_map":

@@ -28,6 +28,7 @@ from cconvnet.nets.specs import (
     ConcatSpec,
     ContrastNormSpec,
     ConvSpec,
+    DeconvSpec,
     DropoutSpec,
     FcSpec,
     FilterSpec,
@@ -63,6 +64,57 @@ def pool_outputs(spec: PoolSpec, shape: Shape) -> Pair:
         most = (size - 1 + both_sides(padding)[0]) // stride + 1
         counts.append(min(most, windows(size, window, stride, padding, spec.rounding)))
     return counts[0], counts[1]
+
+
+def transposed(spec: DeconvSpec, image: tuple[int, int, int, int], precision: str = "fp32") -> ConvProblem:
+    """Return the convolution whose input's gradient a transposed convolution is.
+
+    Args:
+        spec: the layer, with the values that hold for one input.
+        image: (N, H, W, C) of that input.
+        precision: of the products.
+
+    Raises:
+        ValueError: they do not fit.
+    """
+    n, h, w, c = image
+
+    def outputs(axis: int) -> int:
+        stride = spec.stride[axis]
+        least = (image[1 + axis] - 1) * stride + spec.window[axis] - sum(both_sides(spec.padding[axis]))
+        given = least if spec.outputs is None else spec.outputs[axis]
+        low, high = max(1, least), least + stride - 1
+        require(low <= given <= high, f"outputs must be from {low} to {high} along {'HW'[axis]}, not {given}")
+        return given
+
+    return ConvProblem(
+        n,
+        outputs(0),
+        outputs(1),
+        spec.filters,
+        c,
+        *spec.window,
+        spec.stride,
+        spec.padding,
+        spec.groups,
+        precision=precision,
+        outputs=(h, w),
+    )
+
+
+def check_deconv(spec: DeconvSpec, channels: int) -> None:
+    """Check the filters and the groups of a transposed convolution that reads so many channels.
+
+    Raises:
+        ValueError: they do not fit.
+    """
+    filters, groups = whole("filters", spec.filters, 1), whole("groups", spec.groups, 1)
+    for name, count in (("c", channels), ("filters", filters)):
+        require(count % groups == 0, f"groups ({groups}) must divide {name} ({count})")
+    require(
+        spec.init.kind != "bilinear" or filters == channels,
+        f"filters must be {channels}, as many as the channels that init=bilinear interpolates, not {filters}",
+    )
 
 
 def output_channels(spec: LayerSpec, inputs: Sequence[int]) -> int:
@@ -108,6 +160,12 @@ def output_shape(spec: LayerSpec, inputs: Sequence[Shape]) -> Shape:
                 for axis in range(2)
             )
             found.add((p, q, channels))
+    elif isinstance(spec, DeconvSpec):
+        try:
+            problems = [transposed(spec.for_input(index), (1, *shape)) for index, shape in enumerate(inputs)]
+        except ValueError as error:
+            raise ValueError(f"layer {spec.name}: {error}; it reads {text_of(inputs)}") from None
+        found = {(problem.h, problem.w, channels) for problem in problems}
     elif isinstance(spec, ConcatSpec):
         if len({shape[:2] for shape in inputs}) != 1:
             raise ValueError(
@@ -157,6 +215,9 @@ def _check_input(spec: LayerSpec, index: int, shape: Shape) -> None:
             problem = LocalProblem if isinstance(spec, LocalSpec) else ConvProblem
             r, s = own.window
             problem(*image, k, r, s, own.stride, own.padding, groups, own.rounding, dilation=own.dilation)
+        case DeconvSpec():
+            check_deconv(spec.for_input(index), c)
+            transposed(spec.for_input(index), image)
         case FcSpec():
             FcProblem(1, h * w * c, whole("outputs", spec.outputs, 1))
         case PoolSpec():
@@ -207,7 +268,20 @@ def fan_in(spec: FilterSpec | FcSpec, index: int, shape: Shape) -> int:
     if isinstance(spec, FcSpec):
         return math.prod(shape)
     own = spec.for_input(index)
-    return own.window[0] * own.window[1] * (shape[2] // own.groups)
+    # Windows of a transposed convolution overlap: this many of them add to an output at most.
+    overlap = own.stride if isinstance(own, DeconvSpec) else (1, 1)
+    r, s = (-(-size // step) for size, step in zip(own.window, overlap, strict=True))
+    return r * s * (shape[2] // own.groups)
+
+
+def weight_shape(spec: FilterSpec | FcSpec, index: int, shape: Shape) -> tuple[int, ...]:
+    """Return the shape of the weights for the input of this index, without a local layer's positions."""
+    if isinstance(spec, FcSpec):
+        return spec.outputs, math.prod(shape)
+    own = spec.for_input(index)
+    if isinstance(own, DeconvSpec):
+        return shape[2], *own.window, own.filters // own.groups
+    return own.filters, *own.window, shape[2] // own.groups
 
 
 def plain_init(init: Init, weights: int) -> Init:
@@ -225,7 +299,7 @@ def parameters(spec: NetSpec, found: Mapping[str, Shape] | None = None) -> dict[
         if not isinstance(layer, FilterSpec | FcSpec):
             continue
         p, q, k = found[layer.name]
-        weights = k * sum(fan_in(layer, index, found[name]) for index, name in enumerate(layer.inputs))
+        weights = sum(_products(layer, index, found[name]) for index, name in enumerate(layer.inputs))
         biases = 0 if layer.bias is None else k
         if isinstance(layer, LocalSpec):
             weights, biases = p * q * weights, p * q * biases
@@ -238,9 +312,18 @@ def parameters(spec: NetSpec, found: Mapping[str, Shape] | None = None) -> dict[
 def multiply_adds(spec: NetSpec, found: Mapping[str, Shape] | None = None) -> dict[str, int]:
     """Return how many products each layer with weights adds up for one image."""
     found = found or shapes(spec)
-    return {
-        layer.name: math.prod(found[layer.name])
-        * sum(fan_in(layer, index, found[name]) for index, name in enumerate(layer.inputs))
-        for layer in spec.layers
-        if isinstance(layer, FilterSpec | FcSpec)
-    }
+    counts = {}
+    for layer in spec.layers:
+        if isinstance(layer, FilterSpec | FcSpec):
+            read = [found[name] for name in layer.inputs]
+            # Each place multiplies by all weights: of the output, or of what a transposed convolution reads.
+            places = read if isinstance(layer, DeconvSpec) else [found[layer.name]] * len(read)
+            counts[layer.name] = sum(
+                places[index][0] * places[index][1] * _products(layer, index, shape)
+                for index, shape in enumerate(read)
+            )
+    return counts
+
+
+def _products(layer: FilterSpec | FcSpec, index: int, shape: Shape) -> int:
+    return math.prod(weight_shape(layer, index, shape))

@@ -33,7 +33,6 @@ class FilterSpec(WeightedSpec):
         stride: the distance of windows.
         padding: zeros on either side of the image; (vertical, horizontal), each a number or (before, after).
         groups: each group of filters reads its own share of the channels.
-        rounding: "floor", or "ceil" for a last window that reads zeros beyond the padding.
     """
 
     _EACH_INPUT: ClassVar[tuple[str, ...]] = (
@@ -42,7 +41,6 @@ class FilterSpec(WeightedSpec):
         "stride",
         "padding",
         "groups",
-        "rounding",
     )
 
     filters: int
@@ -50,7 +48,6 @@ class FilterSpec(WeightedSpec):
     stride: Pair = (1, 1)
     padding: Padding = (0, 0)
     groups: int = 1
-    rounding: str = "floor"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -63,13 +60,15 @@ class ConvSpec(FilterSpec):
     """A convolution.
 
     Attributes:
+        rounding: "floor", or "ceil" for a last window that reads zeros beyond the padding.
         shared_bias: whether all output positions have the same biases.
         dilation: the distance of the pixels that a filter reads.
     """
 
     type: ClassVar[str] = "conv"
-    _EACH_INPUT: ClassVar[tuple[str, ...]] = (*FilterSpec._EACH_INPUT, "dilation")
+    _EACH_INPUT: ClassVar[tuple[str, ...]] = (*FilterSpec._EACH_INPUT, "rounding", "dilation")
 
+    rounding: str = "floor"
     shared_bias: bool = True
     dilation: Pair = (1, 1)
 
@@ -80,11 +79,48 @@ class ConvSpec(FilterSpec):
 
 @dataclass(frozen=True, kw_only=True)
 class LocalSpec(FilterSpec):
-    """A convolution whose output positions have filters and biases of their own."""
+    """A convolution whose output positions have filters and biases of their own.
+
+    Attributes:
+        rounding: as that of a convolution.
+    """
 
     type: ClassVar[str] = "local"
+    _EACH_INPUT: ClassVar[tuple[str, ...]] = (*FilterSpec._EACH_INPUT, "rounding")
     shared_bias: ClassVar[bool] = False
     dilation: ClassVar[Pair] = (1, 1)
+
+    rounding: str = "floor"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeconvSpec(FilterSpec):
+    """A transposed convolution: the input's gradient of the convolution with the same windows.
+
+    Each pixel of the input adds its product with the filters to a window of the output. The weights are
+    [C, R, S, filters/groups] for an input of C channels.
+
+    Attributes:
+        outputs: the height and width of the output; None: (input - 1) * stride + window - padding, the
+            smallest of the sizes whose convolution gives the input's. There are as many as the stride.
+    """
+
+    type: ClassVar[str] = "deconv"
+    _EACH_INPUT: ClassVar[tuple[str, ...]] = tuple(
+        name for name in FilterSpec._EACH_INPUT if name not in ("norm_limit", "contrast_limits")
+    )
+    shared_bias: ClassVar[bool] = True
+
+    outputs: Pair | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.outputs is not None:
+            self._pairs("outputs")
+        where = f"layer {self.name}: a transposed convolution"
+        require(not self.split, f"{where} cannot be split")
+        # Its weights lie by inputs, and limits hold for those of an output.
+        require(self.norm_limit == 0, f"{where} has no norm_limit")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -403,8 +439,8 @@ class L2CostSpec(CostSpec):
 LAYER_TYPES: dict[str, type[LayerSpec]] = {
     spec.type: spec
     for spec in (
-        *(ConvSpec, LocalSpec, FcSpec, NeuronSpec, PoolSpec, LrnSpec, ContrastNormSpec, BatchNormSpec),
-        *(DropoutSpec, SumSpec, MaxSpec, ConcatSpec, SelectSpec, BlurSpec, RbfSpec),
+        *(ConvSpec, LocalSpec, DeconvSpec, FcSpec, NeuronSpec, PoolSpec, LrnSpec, ContrastNormSpec),
+        *(BatchNormSpec, DropoutSpec, SumSpec, MaxSpec, ConcatSpec, SelectSpec, BlurSpec, RbfSpec),
         *(SoftmaxCostSpec, L2CostSpec),
     )
 }

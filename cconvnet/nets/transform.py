@@ -14,6 +14,7 @@ from cconvnet.nets.recipe import NetSpec
 from cconvnet.nets.shapes import Shape, fan_in, output_channels, output_shape, plain_init, shapes
 from cconvnet.nets.specs import (
     SPLIT_BY_CHANNEL,
+    DeconvSpec,
     FcSpec,
     FilterSpec,
     L2CostSpec,
@@ -213,7 +214,7 @@ def scaled(
     Args:
         spec: the network.
         width: multiplies the filters and outputs of every layer but those before costs, rounded such that all
-            groups stay equal. A depthwise layer keeps one filter for each channel that it reads.
+            groups stay equal. A depthwise layer, and a bilinear one, has as many as it reads channels.
         image: (H, W) of the stored images; None: as they are. The crop keeps its share of each side.
         classes: how many labels there are; None: as many as before.
 
@@ -250,7 +251,7 @@ def scaled(
         values: dict[str, Any] = {}
         if layer.name in depthwise:
             count = channels[layer.inputs[0]]
-            values = {"groups": count}
+            values = {"groups": count} if any(groups > 1 for groups in _groups(layer)) else {}
         elif layer.name in last:
             count = classes
         elif layer.name not in fixed and width != 1:
@@ -315,15 +316,21 @@ def _with_whole_means(spec: NetSpec, before: NetSpec) -> NetSpec:
 
 
 def _depthwise(spec: NetSpec) -> set[str]:
-    """Return the layers that have one filter for each of several channels that they read."""
+    """Return the layers that have one filter for each of several channels that they read.
+
+    A transposed convolution that begins as an interpolation of each channel is one too.
+    """
     found = shapes(spec)
+
+    def is_depthwise(layer: FilterSpec) -> bool:
+        if layer.groups == 1:
+            return isinstance(layer, DeconvSpec) and layer.init.kind == "bilinear"
+        return all(found[name][2] == layer.groups == layer.filters for name in layer.inputs)
+
     return {
         layer.name
         for layer in spec.layers
-        if isinstance(layer, FilterSpec)
-        and layer.groups > 1
-        and not layer.per_input
-        and all(found[name][2] == layer.groups == layer.filters for name in layer.inputs)
+        if isinstance(layer, FilterSpec) and not layer.per_input and is_depthwise(layer)
     }
 
 

@@ -64,8 +64,9 @@ class Init:
     """The distribution of first weights.
 
     Attributes:
-        kind: ``gaussian``, or ``he``, a Gaussian with sigma = sqrt(2 / fan-in). Source: He et al. 2015,
-            "Delving Deep into Rectifiers", section 2.2.
+        kind: ``gaussian``; ``he``, a Gaussian with sigma = sqrt(2 / fan-in), of He et al. 2015, "Delving Deep
+            into Rectifiers", section 2.2; or ``bilinear``, of transposed convolutions alone: the weights by
+            which each channel is interpolated.
         sigma: the standard deviation of ``gaussian``.
     """
 
@@ -73,7 +74,7 @@ class Init:
     sigma: float = 0.0
 
     def __post_init__(self) -> None:
-        one_of("init", self.kind, ("gaussian", "he"))
+        one_of("init", self.kind, ("gaussian", "he", "bilinear"))
         finite_fields(self)
         require(self.sigma >= 0, f"sigma must not be negative, not {self.sigma}")
 

@@ -23,7 +23,7 @@ from cconvnet._problem import (
 )
 from cconvnet.formats.netfiles import AnyNet, resolve
 from cconvnet.nets import DATA, LayerSpec, NetSpec, Neuron
-from cconvnet.nets.shapes import Shape, shapes
+from cconvnet.nets.shapes import Shape, shapes, transposed
 
 _TYPES: dict[str, Any] = {
     "conv": ConvProblem,
@@ -135,6 +135,13 @@ def of_spec(layer: LayerSpec, inputs: Sequence[Shape]) -> Iterator[Layer]:
                 windows |= {"dilation": own.dilation} if own.dilation != (1, 1) else {}
                 function = (layer.neuron, layer.bias is not None, layer.shared_bias)
                 yield Layer(name, layer.type, image | windows, source, *(function if index == 0 else ()))
+            case nets.DeconvSpec():
+                # Its passes are those of this convolution, which reads what the layer writes.
+                filters = layer.for_input(index)
+                same = transposed(filters, (1, h, w, c))
+                windows = {"k": c, "r": same.r, "s": same.s, "stride": filters.stride, "outputs": (h, w)}
+                windows |= {"padding": filters.padding, "groups": filters.groups}
+                yield Layer(name, "conv", {"h": same.h, "w": same.w, "c": same.c} | windows)
             case nets.FcSpec():
                 sizes = {"c": h * w * c, "k": layer.outputs}
                 function = (layer.neuron, layer.bias is not None, True)

@@ -347,6 +347,15 @@ def test_padding_of_one_side_dilation_and_counted_padding_are_the_same() -> None
     assert max(apart.values()) < 1e-5 and "conv2.weight.velocity" in apart
 
 
+def test_transposed_convolutions_are_the_same() -> None:
+    x = cc.image(5, 4, 2).conv(4, 3, pad=1).relu()
+    y = x.deconv(6, (4, 3), 2, pad=((1, 0), 1), groups=2, size=(11, 8)).relu()
+    y = y.deconv(5, 3, 2, pad=1, size=(22, 15), bias=None)
+    z = x.deconv(5, 5, 4, pad=(0, 1), size=(22, 15), neuron="tanh", weight_decay=0.1)
+    apart = distances((y + z).mean().fc(3).softmax(), 8, "nchw", "channels_last")
+    assert max(apart.values()) < 1e-5 and {"deconv1.weight.velocity", "deconv3.bias.velocity"} <= set(apart)
+
+
 def test_branches_are_the_same() -> None:
     """Windows of the first pooling overlap, so that the same value often occurs twice in the second's."""
     x = cc.image(21, 21, 2).conv(8, 3, pad=1, name="stem").relu().maxpool(3, 2, rounding="ceil")

@@ -498,7 +498,7 @@ def test_first_weights_are_a_deviation_or_a_kind() -> None:
     with pytest.raises(ValueError, match="init needs the standard deviation of a Gaussian"):
         first_weights("gaussian")
     with pytest.raises(
-        TypeError, match=r"init must be a standard deviation, 'he' or a cc.nets.Init, not None"
+        TypeError, match=r"init must be a standard deviation, a kind or a cc.nets.Init, not None"
     ):
         first_weights(None)
 

@@ -20,6 +20,7 @@ from cconvnet.bench.processes import PeerMissing
 from cconvnet.nets import (
     BatchNormSpec,
     ConvSpec,
+    DeconvSpec,
     DropoutSpec,
     FcSpec,
     LrnSpec,
@@ -29,7 +30,7 @@ from cconvnet.nets import (
     SelectSpec,
     SumSpec,
 )
-from cconvnet.nets.shapes import Shape, pool_outputs, windows
+from cconvnet.nets.shapes import Shape, pool_outputs, transposed, windows
 from cconvnet.nets.values import Pair, both_sides
 
 Array = np.ndarray[Any, Any]
@@ -187,6 +188,39 @@ class Conv(Weighted):
         return F.conv2d(
             x, self.weights[index], bias, own.stride, (vertical, horizontal), own.dilation, own.groups
         )
+
+
+class Deconv(Weighted):
+    """Transposed convolutions of the inputs, summed."""
+
+    def __init__(self, spec: DeconvSpec, inputs: list[Shape], state: Mapping[str, Array]) -> None:
+        super().__init__(spec, state)
+        self.geometry = [self._geometry(spec.for_input(index), x) for index, x in enumerate(inputs)]
+
+    @staticmethod
+    def _geometry(spec: DeconvSpec, x: Shape) -> tuple[Pair, Pair, tuple[slice, slice]]:
+        """Return PyTorch's padding and output_padding, and the part of its output that is ours.
+
+        PyTorch cuts off both sides alike.
+        """
+        problem, each = transposed(spec, (1, *x)), []
+        for axis, size in enumerate((problem.h, problem.w)):
+            before, after = both_sides(spec.padding[axis])
+            cut = before if before == after else 0
+            whole, first = (x[axis] - 1) * spec.stride[axis] + spec.window[axis] - 2 * cut, before - cut
+            each.append((cut, max(0, first + size - whole), slice(first, first + size)))
+        cuts, more, parts = zip(*each, strict=True)
+        return cuts, more, parts
+
+    def _weight(self, index: int, value: Array, rates: tuple[float, float, float | None]) -> Learned:
+        c, r, s, k = value.shape
+        return _learned(value, value.shape, (0, 3, 1, 2), (c, k, r, s), rates)
+
+    def _product(self, index: int, x: Tensor, bias: Tensor | None) -> Tensor:
+        own, (cut, more, part) = self.spec.for_input(index), self.geometry[index]
+        return F.conv_transpose2d(x, self.weights[index], bias, own.stride, cut, more, own.groups)[
+            :, :, *part
+        ]
 
 
 class Fc(Weighted):

@@ -16,6 +16,7 @@ from cconvnet.bench.peers.pytorch_layers import (
     BatchNorm,
     Concat,
     Conv,
+    Deconv,
     Dropout,
     Fc,
     Learned,
@@ -32,6 +33,7 @@ from cconvnet.nets import (
     BatchNormSpec,
     ConcatSpec,
     ConvSpec,
+    DeconvSpec,
     DropoutSpec,
     FcSpec,
     InputSpec,
@@ -59,7 +61,9 @@ def input_factor(images: InputSpec, device: torch.device | str = "cpu") -> Tenso
 
 
 class Net(nn.Module):
-    """Map images float[N,C,H,W] to the costs' inputs, float[N,classes] each, the main cost's first.
+    """Map images float[N,C,H,W] to the costs' inputs, float[N,classes], the main cost's first.
+
+    Those of a cost per pixel are float[N,classes,H,W].
 
     Heads run in training only, like ours.
 
@@ -86,7 +90,11 @@ class Net(nn.Module):
         self.learned: dict[str, Learned] = {}
         self.dropouts: dict[str, Dropout] = {}
         self.pools: list[Pool] = []
-        self.costs = sorted(spec.costs, key=lambda cost: cost.train_only)
+        self.costs: list[SoftmaxCostSpec] = []
+        for cost in sorted(spec.costs, key=lambda cost: cost.train_only):
+            if not isinstance(cost, SoftmaxCostSpec):
+                raise PeerMissing(f"{cost.name} is no softmax cost, as PyTorch's side has it")
+            self.costs.append(cost)
         self.layers = [layer for layer in spec.layers if layer not in self.costs]
         for layer in self.layers:
             inputs = [found[name] for name in layer.inputs]
@@ -98,11 +106,6 @@ class Net(nn.Module):
                 self.dropouts[layer.name] = module
             elif isinstance(module, Pool):
                 self.pools.append(module)
-        self.smoothing: list[float] = []
-        for cost in self.costs:
-            if not isinstance(cost, SoftmaxCostSpec) or cost.per_pixel or cost.ignore is not None:
-                raise PeerMissing(f"{cost.name} is no plain softmax cost of images, as PyTorch's side has it")
-            self.smoothing.append(cost.smoothing)
         self.last_reader = {name: layer.name for layer in spec.layers for name in layer.inputs}
 
     def set_masks(self, masks: Mapping[str, Array], memory_format: torch.memory_format) -> None:
@@ -120,6 +123,8 @@ class Net(nn.Module):
         match layer:
             case ConvSpec():
                 return Conv(layer, inputs, state)
+            case DeconvSpec():
+                return Deconv(layer, inputs, state)
             case FcSpec():
                 return Fc(layer, inputs, state)
             case NeuronSpec():
@@ -154,13 +159,19 @@ class Net(nn.Module):
             for name in layer.inputs:
                 if self.last_reader[name] == layer.name:
                     outputs.pop(name, None)
-        return [outputs[cost.inputs[0]].flatten(1) for cost in self.costs if cost.name not in skipped]
+        found = [(cost, outputs[cost.inputs[0]]) for cost in self.costs if cost.name not in skipped]
+        return [own if cost.per_pixel else own.flatten(1) for cost, own in found]
 
     def losses(self, logits: list[Tensor], labels: Tensor) -> tuple[Tensor, Tensor]:
         """Return the main cost's loss, and the sum of all costs, each times its coefficient."""
         losses = [
-            F.cross_entropy(own.float(), labels, label_smoothing=part if self.training else 0.0)
-            for part, own in zip(self.smoothing, logits, strict=False)
+            F.cross_entropy(
+                own.float(),
+                labels,
+                ignore_index=-100 if cost.ignore is None else cost.ignore,
+                label_smoothing=cost.smoothing if self.training else 0.0,
+            )
+            for cost, own in zip(self.costs, logits, strict=False)
         ]
         parts = [
             loss if cost.coeff == 1 else loss * cost.coeff
