@@ -196,6 +196,7 @@ class Run:
         batch: int | None = None,
         precision: str | None = None,
         folded: bool = False,
+        dense: bool = False,
         quiet: bool = False,
     ) -> Evaluation:
         """Compute loss and errors on test images, by class too.
@@ -209,6 +210,7 @@ class Run:
             batch: Images per batch; the run's if not given.
             precision: Of products; the run's if not given.
             folded: Fold batch normalisations into the products before them.
+            dense: Classify every place of whole images instead of crops; see docs/networks.md.
             quiet: Show nothing.
 
         Returns:
@@ -228,6 +230,7 @@ class Run:
                 views=views,
                 precision=precision,
                 folded=folded,
+                dense=dense,
                 stepped=shown.counted("testing"),
             )
 
@@ -240,6 +243,7 @@ class Run:
         devices: str | Sequence[str] | None = None,
         precision: str | None = None,
         folded: bool = False,
+        dense: bool = False,
     ) -> Prediction | Predictions:
         """Return the classes of images that the run has not seen.
 
@@ -254,6 +258,7 @@ class Run:
             devices: Where the network runs.
             precision: Of products; the run's if not given.
             folded: Fold batch normalisations into the products before them.
+            dense: Classify every place of whole images instead of crops; see docs/networks.md.
 
         Returns:
             A Prediction for one image, Predictions for several.
@@ -264,7 +269,7 @@ class Run:
         with errors_in_python():
             check_views(views)
             names, given, single = named_images(images, self.settings["image_shape"][2])
-            trained = self._load(min(len(given), _BATCH), best, devices, precision, folded)
+            trained = self._load(min(len(given), _BATCH), best, devices, precision, folded, dense)
             found = predictions(trained, names, given, views)
         return found[0] if single else found
 
@@ -341,10 +346,12 @@ class Run:
         devices: str | Sequence[str] | None,
         precision: str | None,
         folded: bool,
+        dense: bool,
     ) -> Trained:
         """Return the network; it stays in memory for further predictions of the same kind."""
         written = (self.path / "checkpoints").stat().st_mtime_ns
-        key = (batch, best, devices if devices is None else tuple(devices), precision, folded, written)
+        named = devices if devices is None else tuple(devices)
+        key = (batch, best, named, precision, folded, dense, written)
         if self._trained is None or self._trained[0] != key:
             self._trained = None  # freed before the next one is made
             trained = load_trained(
@@ -354,6 +361,7 @@ class Run:
                 best=best,
                 precision=precision,
                 folded=folded,
+                dense=dense,
             )
             self._trained = (key, trained)
         return self._trained[1]

@@ -12,6 +12,7 @@ from cconvnet.cli.options import (
     Batch,
     Best,
     Data,
+    Dense,
     DeviceNames,
     Folded,
     Json,
@@ -62,6 +63,7 @@ def evaluate(
     precision: RunPrecision = None,
     best: Best = False,
     folded: Folded = False,
+    dense: Dense = False,
     confusion: Annotated[
         bool,
         typer.Option(
@@ -117,6 +119,7 @@ def evaluate(
             precision=precision,
             best=best,
             folded=folded,
+            dense=dense,
             views=views,
             say=report.say,
             stepped=stepped,
@@ -246,6 +249,7 @@ def predict(
     precision: RunPrecision = None,
     best: Best = False,
     folded: Folded = False,
+    dense: Dense = False,
     to_json: Json = None,
 ) -> None:
     """Classify pictures with a trained network, that of a run or of another program's file.
@@ -264,6 +268,7 @@ def predict(
         "batch": min(len(pictures), 64),
         "precision": precision,
         "folded": folded,
+        "dense": dense,
     }
     if run is not None:
         trained = evaluation.load_trained(run, best=best, **options)

@@ -246,6 +246,14 @@ Folded = Annotated[
         help="Fold batch normalisations into the products before them: faster, and equal but for rounding.",
     ),
 ]
+Dense = Annotated[
+    bool,
+    typer.Option(
+        "--dense",
+        help="Classify every place of whole stored images instead of crops, and average the probabilities: "
+        "fully connected layers become convolutions.",
+    ),
+]
 Best = Annotated[bool, typer.Option("--best", help="Use the run's best checkpoint instead of its newest.")]
 
 

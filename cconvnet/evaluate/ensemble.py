@@ -100,7 +100,7 @@ def evaluate_run(
         numbers=numbers,
     ) as loader:
         for done, batch in enumerate(loader.epoch(0), start=1):
-            if len(chosen) == 1 and ensemble is None:
+            if len(chosen) == 1 and ensemble is None and not trained.dense:
                 # Like the tests of a training: a loss from the logits is finite where a probability is 0.
                 network.load(batch.images, batch.labels, batch.top, batch.left)
                 network.forward(train=False)
@@ -229,6 +229,7 @@ def evaluate_runs(
     views: str = "center",
     precision: str | None = None,
     folded: bool = False,
+    dense: bool = False,
     say: Callable[[str], None] = lambda text: None,
     stepped: Stepped = lambda done, total: None,
 ) -> Evaluation:
@@ -248,6 +249,7 @@ def evaluate_runs(
         views: A name from VIEWS.
         precision: The precision of products; that of each training if not given.
         folded: Fold batch normalisations into the products before them; see Network.folded.
+        dense: Classify every place of whole images, and average these probabilities; see Network.dense.
         say: Receives lines about damaged checkpoints that were skipped, and about the data.
         stepped: Called after each batch with the number of batches done and in all.
 
@@ -318,7 +320,9 @@ def evaluate_runs(
 
     def test(number: int) -> Result:  # its network is freed before the next one is made
         file = files[number]
-        trained = load_trained(file, devices=devices, batch=batch, precision=precision, folded=folded)
+        trained = load_trained(
+            file, devices=devices, batch=batch, precision=precision, folded=folded, dense=dense
+        )
         own = answers if ensemble is None else None
         tally = evaluate_run(trained, source_of(number), stepped, views, ensemble, own)
         network = trained.network

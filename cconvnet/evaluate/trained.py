@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from cconvnet import data, nets, runs
 from cconvnet.data.datasets import NONE
@@ -25,6 +26,7 @@ class Trained:
         path: The checkpoint's file.
         checkpoint: Its content.
         skipped: One line for each damaged checkpoint that was skipped.
+        dense: Whether it classifies every place of an image.
     """
 
     network: Network
@@ -33,6 +35,7 @@ class Trained:
     path: Path
     checkpoint: Checkpoint
     skipped: list[str]
+    dense: bool = False
 
     @property
     def preprocessing(self) -> Preprocessing:
@@ -57,6 +60,7 @@ def load_trained(
     best: bool = False,
     precision: str | None = None,
     folded: bool = False,
+    dense: bool = False,
 ) -> Trained:
     """Load a network from a run or a checkpoint.
 
@@ -67,6 +71,7 @@ def load_trained(
         best: Of a run, take the best checkpoint instead of the newest undamaged one.
         precision: Precision of products; the run's if not given.
         folded: Fold batch normalisations into the products before them; see Network.folded.
+        dense: Classify every place of whole stored images instead of crops; see Network.dense.
 
     Raises:
         RunError: The folder contains no run.
@@ -75,7 +80,8 @@ def load_trained(
         DeviceUnavailable: The device cannot be used.
     """
     file, checkpoint, skipped = runs.find_checkpoint(path, best)
-    found = trained_of(checkpoint, file, devices=devices, batch=batch, precision=precision, folded=folded)
+    options: dict[str, Any] = {"devices": devices, "batch": batch, "precision": precision}
+    found = trained_of(checkpoint, file, folded=folded, dense=dense, **options)
     found.skipped = skipped
     return found
 
@@ -88,6 +94,7 @@ def trained_of(
     batch: int | None = None,
     precision: str | None = None,
     folded: bool = False,
+    dense: bool = False,
 ) -> Trained:
     """Make the network of a checkpoint, whose file is `file`; the other arguments are load_trained()'s.
 
@@ -108,7 +115,10 @@ def trained_of(
     restore(network, checkpoint, file)
     if folded:
         network = network.folded()
-    return Trained(network, settings["classes"], tuple(settings["image_shape"]), file, checkpoint, [])
+    if dense:
+        network = network.dense()
+    shape = tuple(settings["image_shape"])
+    return Trained(network, settings["classes"], shape, file, checkpoint, [], dense)
 
 
 def network_tensors(checkpoint: Checkpoint) -> Tensors:

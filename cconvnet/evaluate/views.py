@@ -9,6 +9,7 @@ import numpy as np
 
 from cconvnet.errors import nearest
 from cconvnet.nets import NetSpec
+from cconvnet.nets.costs import labels_of
 from cconvnet.network import Network, StepResult
 
 VIEWS = ("center", "ten")
@@ -66,6 +67,8 @@ def views_of(spec: NetSpec, views: str) -> list[View]:
 def mean_probabilities(network: Network, images: Array, views: list[View]) -> Array:
     """Return the class probabilities of stored images, averaged over views.
 
+    Those of a dense network are averaged over its places, too.
+
     Args:
         network: The network.
         images: uint8[n,H,W,C], at most a batch.
@@ -75,17 +78,20 @@ def mean_probabilities(network: Network, images: Array, views: list[View]) -> Ar
         float64[n, classes].
     """
     count = len(images)
+    needed = labels_of(network.spec)
+    labels = np.zeros((count, *(() if needed is None else needed.shape)), np.int32)
     total = np.zeros((count, network.spec.classes))
     for view in views:
         network.load(
             images,
-            np.zeros(count, np.int32),  # labels, which probabilities do not depend on
+            labels,  # probabilities do not depend on them
             np.full(count, view.top, np.int32),
             np.full(count, view.left, np.int32),
             np.full(count, view.mirror, np.uint8),
         )
         network.forward(train=False)
-        total += network.outputs(network.spec.answer.name)[:count]
+        answers = network.outputs(network.spec.answer.name)[:count]
+        total += answers.reshape(count, -1, network.spec.classes).mean(1)
     return total / len(views)
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from cconvnet.checks import whole
 from cconvnet.devices import Device
 from cconvnet.nets import NetSpec
+from cconvnet.nets.dense import dense, dense_state
 from cconvnet.nets.fold import fold
 from cconvnet.network import anomaly, footprint
 from cconvnet.network.anomaly import Anomaly
@@ -350,7 +351,31 @@ class Network:
         cconvnet.nets.fold. Results differ by rounding. It has the same batch, devices, precision and mean.
         """
         spec, state = fold(self.spec, self.state())
-        found = Network(
+        found = self._like(spec)
+        found.load_state(state)
+        found.set_mean(self._mean)
+        return found
+
+    def dense(self, image: tuple[int, int] | None = None) -> Network:
+        """Return a network that gives this one's answers at every place of a larger image.
+
+        It is for forward passes alone; see cconvnet.nets.dense. A mean image of another size is replaced by
+        the mean of its pixels.
+
+        Args:
+            image: (H, W) of the images, which are not cropped; None: that of the stored images.
+        """
+        spec = dense(self.spec, image or self.spec.stored)
+        found, mean = self._like(spec), self._mean
+        found.load_state(dense_state(self.state(), found.state_shapes()))
+        if mean is not None and mean.shape != spec.stored_shape:
+            mean = np.broadcast_to(mean.mean((0, 1)), spec.stored_shape).astype(np.float32)
+        found.set_mean(mean)
+        return found
+
+    def _like(self, spec: NetSpec) -> Network:
+        """Return a network for forward passes with the same batch, devices and precision."""
+        return Network(
             spec,
             batch=self.batch,
             devices=self.devices,
@@ -359,9 +384,6 @@ class Network:
             precision=self.precision,
             needs="forward",
         )
-        found.load_state(state)
-        found.set_mean(self._mean)
-        return found
 
     # -- inspection --
 

@@ -1,0 +1,101 @@
+"""A classifier at every place of a larger image: fully connected layers as convolutions.
+
+Source: Sermanet et al. 2013, "OverFeat", section 3.5.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from cconvnet.nets.layer_spec import LayerSpec
+from cconvnet.nets.recipe import NetSpec
+from cconvnet.nets.shapes import Shape, shapes
+from cconvnet.nets.specs import (
+    ConvSpec,
+    FcSpec,
+    LocalSpec,
+    PoolSpec,
+    RbfSpec,
+    SoftmaxCostSpec,
+)
+from cconvnet.nets.transform import without_heads
+from cconvnet.nets.values import Pair
+
+Array = np.ndarray[Any, Any]
+
+
+def dense(spec: NetSpec, image: Pair) -> NetSpec:
+    """Return the network that classifies every place of a larger image, without its heads.
+
+    An FC layer becomes a convolution whose window is the image that the layer read, and a mean over the whole
+    image one over windows of that size. The softmax is that of each place. There its answer is the network's
+    for the crop at this place, if no layer reads padding or clips windows. With padding, the image's own
+    pixels take the place of the zeros around a crop.
+
+    Args:
+        spec: the network.
+        image: (H, W) of the images, at least those of the network.
+
+    Raises:
+        ValueError: the network has a layer that belongs to one size, or the image is too small for it.
+    """
+    spec = without_heads(spec)
+    small = spec.input.height, spec.input.width
+    if image[0] < small[0] or image[1] < small[1]:
+        raise ValueError(
+            f"a dense network needs images of at least {small[0]}x{small[1]}, not {image[0]}x{image[1]}"
+        )
+    found = shapes(spec)
+    whole = dataclasses.replace(
+        spec,
+        layers=tuple(_dense(layer, [found[name] for name in layer.inputs]) for layer in spec.layers),
+        # Crops are the whole images, so that their mean is the same.
+        input=dataclasses.replace(spec.input, height=image[0], width=image[1], center_mean=False),
+        stored=image,
+    )
+    shapes(whole)
+    return whole
+
+
+def _dense(layer: LayerSpec, inputs: list[Shape]) -> LayerSpec:
+    """Return the layer for every place, by the shapes that it reads in the network for one."""
+    images = [shape[:2] for shape in inputs]
+    if isinstance(layer, LocalSpec | RbfSpec) or (isinstance(layer, ConvSpec) and not layer.shared_bias):
+        raise ValueError(f"layer {layer.name}: its weights or codes belong to places of one size of images")
+    if isinstance(layer, FcSpec):
+        values = {
+            field.name: getattr(layer, field.name)
+            for field in dataclasses.fields(layer)
+            if field.name != "outputs"
+        }
+        if len(set(images)) > 1:
+            entries = layer.per_input or ({},) * len(images)
+            values["per_input"] = tuple(
+                {**entry, "window": window} for entry, window in zip(entries, images, strict=True)
+            )
+        return ConvSpec(filters=layer.outputs, window=images[0], **values)
+    if isinstance(layer, PoolSpec) and layer.pool == "avg" and layer.window == images[0]:
+        return dataclasses.replace(layer, stride=(1, 1), padding=(0, 0), outputs=None)
+    if isinstance(layer, SoftmaxCostSpec):
+        if layer.per_pixel:
+            raise ValueError(f"layer {layer.name}: the network classifies every pixel already")
+        if images[0] != (1, 1):
+            raise ValueError(
+                f"layer {layer.name}: it reads classes of {images[0][0]}x{images[0][1]} places as one"
+            )
+        return dataclasses.replace(layer, per_pixel=True)
+    return layer
+
+
+def dense_state(state: Mapping[str, Array], sizes: Mapping[str, tuple[int, ...]]) -> dict[str, Array]:
+    """Return the state of a network for that of its dense form: weights [K, H*W*C] are filters [K,H,W,C].
+
+    Args:
+        state: as Network.state returns it.
+        sizes: the shapes of the dense network's tensors, as Network.state_shapes returns them.
+    """
+    return {name: state[name].reshape(shape) for name, shape in sizes.items()}
