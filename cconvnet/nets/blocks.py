@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from cconvnet.nets.builder import Value, image
 from cconvnet.nets.shapes import Shape
@@ -41,3 +41,12 @@ def residual(x: Value, name: str, steps: Sequence[tuple[int, int, int]], stride:
     if x.shape != y.shape:
         x = conv_bn(x, f"{name}_shortcut", y.channels, 1, stride)
     return (x + y).relu()
+
+
+def vgg_blocks(x: Value, counts: Iterable[int], weight_decay: float, bn: bool = False) -> Iterator[Value]:
+    """Yield the pooled output of each of VGG's blocks, of `counts` convolutions of 3x3."""
+    for block, (count, filters) in enumerate(zip(counts, (64, 128, 256, 512, 512), strict=True), 1):
+        for i in range(1, count + 1):
+            x = x.conv(filters, 3, pad=1, weight_decay=weight_decay, name=f"conv{block}_{i}")
+            x = (x.bn(name=f"conv{block}_{i}_bn") if bn else x).relu()
+        yield (x := x.maxpool(2))

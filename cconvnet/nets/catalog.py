@@ -16,6 +16,7 @@ from cconvnet.nets import (
     cifar_18pct,
     cifar_quick,
     efficientnet_lite0,
+    fcn,
     googlenet,
     googlenet_bn,
     lenet,
@@ -64,6 +65,7 @@ _BUILDERS: dict[str, Callable[..., NetSpec]] = {
     "squeezenet-1.0": squeezenet.build,
     "squeezenet-1.1": partial(squeezenet.build, version="1.1", border=0),
     "efficientnet-lite0": efficientnet_lite0.build,
+    **{f"fcn{stride}s": partial(fcn.build, stride=stride) for stride in (32, 16, 8)},
 }
 # The side that images of a folder are resized to, if it is not 256. None: they are left as they are.
 _STORED_SIZES = {
@@ -71,6 +73,7 @@ _STORED_SIZES = {
     **dict.fromkeys(("lenet-5", "lenet-5-plain", "mcdnn-mnist"), 28),
     **dict.fromkeys(("cifar-quick", "cifar-18pct", "cifar-13pct", "cifar-11pct"), 32),
     **dict.fromkeys(("mcdnn-cifar", "nin-cifar"), 32),
+    **dict.fromkeys(("fcn32s", "fcn16s", "fcn8s"), 512),
     **dict.fromkeys(("resnet20", "resnet32", "resnet44", "resnet56", "resnet110"), 32),
 }
 

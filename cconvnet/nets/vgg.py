@@ -7,6 +7,7 @@ networks from a shallow one's weights; first weights as He et al. draw them need
 
 from __future__ import annotations
 
+from cconvnet.nets.blocks import vgg_blocks
 from cconvnet.nets.builder import image
 from cconvnet.nets.recipe import NetSpec, TrainRecipe
 from cconvnet.nets.shapes import Shape
@@ -26,11 +27,7 @@ def build(
     """
     h, w, channels = image_shape
     x = image(h * 7 // 8, w * 7 // 8, channels, stored=(h, w), scale=1 / 58)  # a deviation of about 1
-    for block, (count, filters) in enumerate(zip(BLOCKS[depth], (64, 128, 256, 512, 512), strict=True), 1):
-        for i in range(1, count + 1):
-            x = x.conv(filters, 3, pad=1, weight_decay=DECAY, name=f"conv{block}_{i}")
-            x = (x.bn(name=f"conv{block}_{i}_bn") if bn else x).relu()
-        x = x.maxpool(2)
+    *_, x = vgg_blocks(x, BLOCKS[depth], DECAY, bn)
     for i in (6, 7):
         x = x.fc(4096, weight_decay=DECAY, name=f"fc{i}").relu().dropout(0.5, inverted=True)
     return x.fc(classes, weight_decay=DECAY, name="fc8").softmax(f"vgg{depth}{'-bn' if bn else ''}", RECIPE)

@@ -160,6 +160,7 @@ CANNOT = {
     "caffenet": "layer drop6: inverted=True",
     "zfnet": "layer conv1: rounding='floor'",
     "nin": "layer conv1: rounding='floor'",
+    **dict.fromkeys(("fcn32s", "fcn16s", "fcn8s"), "layer cost: per_pixel=True"),
     "vgg16-bn": "layer conv1_1_bn: the files have no batch normalisation",
     "googlenet-bn": "layer cost1: is a head",
     **dict.fromkeys(

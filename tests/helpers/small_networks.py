@@ -27,6 +27,7 @@ from cconvnet.nets import (
     alexnet,
     chain,
 )
+from cconvnet.nets.costs import labels_of
 from cconvnet.network import Network
 
 CLASSES = 4
@@ -63,15 +64,19 @@ BRANCHES = net_of(
 def batch_of(spec: NetSpec, n: int, seed: int = 0) -> dict[str, Any]:
     """Random arguments of Network.load for `n` images."""
     draws = np.random.default_rng(seed)
+    needed = labels_of(spec)
     room = (spec.stored[0] - spec.input.height, spec.stored[1] - spec.input.width)
-    return {
+    batch = {
         "images": draws.integers(0, 256, (n, *spec.stored_shape), np.uint8),
-        "labels": draws.integers(0, spec.classes, n),
+        "labels": draws.integers(0, spec.classes, (n, *(needed.shape if needed else ()))),
         "top": draws.integers(0, room[0] + 1, n),
         "left": draws.integers(0, room[1] + 1, n),
         "mirror": draws.integers(0, 2, n).astype(bool),
         "shift": draws.normal(0, 9, (n, spec.input.channels)),
     }
+    if needed is not None and needed.ignore is not None:
+        batch["labels"][draws.random(batch["labels"].shape) < 0.25] = needed.ignore
+    return batch
 
 
 def train(network: Network, steps: int, n: int | None = None) -> list[float]:

@@ -18,6 +18,7 @@ from cconvnet import nets
 from cconvnet.nets import (
     BatchNormSpec,
     ConvSpec,
+    DeconvSpec,
     FcSpec,
     NetSpec,
     PoolSpec,
@@ -31,10 +32,11 @@ from cconvnet.nets import (
     squeezenet,
     zfnet,
 )
-from cconvnet.nets.shapes import multiply_adds, shapes
+from cconvnet.nets.shapes import multiply_adds, parameters, shapes
 from cconvnet.nets.transform import scaled, without_heads
 from cconvnet.nets.values import both_sides
 from cconvnet.network import Network
+from cconvnet.network.batch import random_wanted
 
 # Parameters and multiply-adds.
 COUNTS = {
@@ -71,6 +73,9 @@ COUNTS = {
     "squeezenet-1.0": (1_248_424, 861_339_936),
     "squeezenet-1.1": (1_235_496, 349_151_936),
     "efficientnet-lite0": (4_652_008, 385_187_552),
+    "fcn32s": (136_152_917, 111_264_399_360),
+    "fcn16s": (134_815_994, 111_277_215_744),
+    "fcn8s": (134_489_759, 111_306_461_184),
 }
 # Those of cuda-convnet are held to its files, field by field; `lenet` is this project's own.
 OTHERS = {"lenet", "cifar-quick", "cifar-18pct", "cifar-13pct", "cifar-11pct"}
@@ -102,6 +107,22 @@ def test_googlenet_has_two_heads_in_training_and_none_in_tests() -> None:
     spec = nets.build("googlenet")
     assert [(cost.coeff, cost.train_only) for cost in spec.costs] == [(0.3, True), (0.3, True), (1.0, False)]
     assert counts(without_heads(spec)) == (6_998_552, 1_582_671_872)
+
+
+def test_fcns_answer_for_each_pixel_of_sides_that_32_divides() -> None:
+    for name in ("fcn32s", "fcn16s", "fcn8s"):
+        spec = nets.build(name, (64, 96, 3), 5)
+        assert shapes(spec)["up"] == (64, 96, 5) and spec.recipe.lr == 0.0001
+        up = spec.layers[-2]
+        assert isinstance(up, DeconvSpec) and up.init.kind == "bilinear" and up.lr_scale == 0
+    with pytest.raises(ValueError, match="image_shape must have sides that are multiples of 32, not 64x80"):
+        nets.build("fcn8s", (64, 80, 3))
+
+
+def test_vgg_16_has_the_weights_of_an_fcn_but_for_the_last() -> None:
+    fcn, vgg = (parameters(nets.build(name)) for name in ("fcn32s", "vgg16"))
+    same = [name for name in vgg if name != "fc8"]
+    assert len(same) == 15 and [fcn[name] for name in same] == [vgg[name] for name in same]
 
 
 def test_resnets_have_their_stride_where_they_are_told() -> None:
@@ -254,7 +275,8 @@ def test_a_step_of_training_leaves_finite_weights_that_moved(name: str) -> None:
     network = Network(spec, batch=2, devices="cpu:0", seed=1)
     before = {key: np.copy(value) for key, value in network.state().items()}
     draws = np.random.default_rng(0)
-    network.load(draws.integers(0, 256, (2, *spec.stored_shape), np.uint8), np.array([0, 2]))
+    images = draws.integers(0, 256, (2, *spec.stored_shape), np.uint8)
+    network.load(images, random_wanted(spec, 2, draws)["labels"])
     network.train_step(0, 0.001, 0.9)
     assert math.isfinite(network.result().loss)
     after: dict[str, Any] = network.state()
@@ -266,3 +288,18 @@ def test_a_step_of_training_leaves_finite_weights_that_moved(name: str) -> None:
 def test_a_small_form_survives_json(name: str) -> None:
     spec = tiny(name)
     assert spec_from_dict(json.loads(json.dumps(spec_to_dict(spec), allow_nan=False))) == spec
+
+
+def test_a_batch_without_any_label_gives_an_fcn_no_loss_and_no_gradient() -> None:
+    spec = tiny("fcn8s")
+    network = Network(spec, batch=1, devices="cpu:0", seed=1)
+    labels = random_wanted(spec, 1, np.random.default_rng(0))["labels"]
+    for ignored in (False, True):
+        network.load(
+            np.full((1, *spec.stored_shape), 99, np.uint8), np.full_like(labels, 255) if ignored else labels
+        )
+        network.forward(train=True)
+        network.backward()
+        gradients = [parameter.host("gradient") for parameter in network.parameters.values()]
+        assert network.result().loss == 0 or not ignored
+        assert any(gradient.any() for gradient in gradients) != ignored
