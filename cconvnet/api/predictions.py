@@ -13,7 +13,7 @@ from cconvnet.data.datasets.arrays import host_array, image_array
 from cconvnet.data.images import Pixels, fit_pixels
 from cconvnet.data.listing import is_picture
 from cconvnet.errors import DataError
-from cconvnet.evaluate import Trained, mean_probabilities, read_picture, views_of
+from cconvnet.evaluate import Trained, image_views, mean_probabilities, read_picture
 
 _SHOWN = 3  # classes in a text
 _SHOWN_IMAGES = 20
@@ -170,7 +170,7 @@ def predictions(trained: Trained, names: list[str], images: list[Any], views: st
         DataError: A file cannot be read.
         ValueError: There are no such views.
     """
-    batch, chosen = trained.network.batch, views_of(trained.network.spec, views)
+    batch, chosen = trained.network.batch, image_views(trained, views)
     found = [
         mean_probabilities(
             trained.network,

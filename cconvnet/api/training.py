@@ -54,7 +54,8 @@ def train(
         data: A folder, an .npz file or "digits", as the command takes it; or arrays, ``(x, y)`` or ``((x, y),
             (x_test, y_test))``, of NumPy, CuPy or PyTorch. Images are whole numbers from 0 to 255, [n,H,W] or
             [n,H,W,C] with C of 1 or 3; floats are refused with the line that converts them. Labels are whole
-            numbers from 0 on, or names. The embedded digits if not given.
+            numbers from 0 on, or names; or those of pixels, [n,H,W], of which 255 is ignored. The embedded
+            digits if not given.
         test: Of ``(x, y)``, the share of the images of each class that are for testing; 0: none, and the
             training images serve for testing too. If not given, every fifth image of each class.
         test_seed: Seed of the random choice of test images.

@@ -22,6 +22,7 @@ The modules, in the order in which an image passes from its file to a batch:
 - ``widths``: digits of one width.
 - ``statistics``, ``color_noise``: the mean image and the colours of all training images.
 - ``distortion``, ``resized_crops``: training images under affine maps and elastic fields, and parts of them.
+- ``label_images``: a label for each pixel, cropped and mirrored with its image.
 - ``loader``: batches in an order that depends on the seed alone.
 """
 

@@ -12,6 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from cconvnet.data.dataset import Dataset, Pictures
 from cconvnet.data.images import BrokenImage, Content, Pixels, content_sides, decode_image
+from cconvnet.data.label_images import refuse_pixels
 from cconvnet.data.names import listed
 from cconvnet.data.preprocessing import CURRENT, Preprocessing
 from cconvnet.data.splits import Progress
@@ -150,9 +151,10 @@ def inspect(dataset: Dataset, progress: Progress | None = None) -> Inspection:
         progress: Called with the number of files examined so far and their total, anew for each split.
 
     Raises:
-        DataError: None of the sampled pictures can be read.
+        DataError: None of the sampled pictures can be read, or labels are those of pixels.
         OSError: A file cannot be read.
     """
+    refuse_pixels(dataset.train.labels, "data inspect")
     counts = {
         name: np.bincount(pictures.labels, minlength=len(dataset.classes))
         for name, pictures in dataset.splits.items()

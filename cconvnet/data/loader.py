@@ -19,6 +19,7 @@ import numpy.typing as npt
 from cconvnet.checks import whole
 from cconvnet.data.distortion import distort
 from cconvnet.data.images import Pixels
+from cconvnet.data.label_images import cropped, has_pixels
 from cconvnet.data.resized_crops import ResizedCrops
 from cconvnet.data.splits import Indices, Labels, Progress, Split
 from cconvnet.data.workers import Broken
@@ -35,7 +36,7 @@ class Batch:
 
     Each crop begins at row `top` and column `left`. The arrays are images uint8[n,H,W,C], labels int32[n],
     top and left int32[n], mirror uint8[n] (0 or 1), and indices int64[n]. `indices` are the images' numbers
-    in the split. The receiver may keep the arrays.
+    in the split. Labels of pixels are int32[n,h,w], cropped and mirrored. The receiver may keep the arrays.
     """
 
     images: Pixels
@@ -152,6 +153,8 @@ class Loader:
         whole("seed", seed, 0, 2**64 - 1)
         if area is not None and (random_crop or pad):
             raise ValueError("area is for crops without random_crop and pad: they are drawn with their size")
+        if has_pixels(split.labels) and (area is not None or not distortion.is_identity):
+            raise ValueError("label images are not resized or distorted with their images: leave out both")
         self._area = None if area is None else as_area("area", area)
         self._crop = crop
         if workers is not None:
@@ -232,7 +235,8 @@ class Loader:
         top, left = at.T.copy()
         mirror = (words[:, 2] & np.uint64(self._mirror)).astype(np.uint8)
         images = self._allocate((count, *self.split.image_shape), np.uint8)
-        batch = Batch(images, self.split.labels[indices], top, left, mirror, indices)
+        labels = self._labels(indices, top, left, mirror)
+        batch = Batch(images, labels, top, left, mirror, indices)
         crops = None
         if self._area is not None:
             crops = ResizedCrops(self._area, self._crop, self.seed, epoch, first)
@@ -281,7 +285,13 @@ class Loader:
             if not broken:
                 break
             self.split.skip(int(batch.indices[place]), broken[0][1])
-        batch.labels[here] = self.split.labels[batch.indices[here]]
+        at = batch.top[here], batch.left[here], batch.mirror[here]
+        batch.labels[here] = self._labels(batch.indices[here], *at)
+
+    def _labels(self, indices: Indices, top: Offsets, left: Offsets, mirror: npt.NDArray[np.uint8]) -> Labels:
+        """Return the labels of images, or those of their crops' pixels."""
+        labels = self.split.labels[indices]
+        return cropped(labels, self._crop, top, left, mirror) if has_pixels(labels) else labels
 
     def _order(self, epoch: int) -> Indices:
         """Return the numbers of the images of an epoch, shuffled by sorting random words."""

@@ -22,6 +22,7 @@ from cconvnet.data.byte_ranges import ByteRanges
 from cconvnet.data.datasets import Dataset, Pictures, Where
 from cconvnet.data.fingerprint import fingerprints
 from cconvnet.data.images import DECODERS, BrokenImage, default_decoder, describe_decoder, read_image
+from cconvnet.data.label_images import has_pixels
 from cconvnet.data.preprocessing import CURRENT, Preprocessing
 from cconvnet.data.shards.reader import RawSplit
 from cconvnet.data.splits import MemorySplit, PictureSplit, Progress, Split, StoredSplit
@@ -148,7 +149,9 @@ def open_source(
 def _of_arrays(dataset: Dataset, size: int | None, preprocessing: Preprocessing) -> Source:
     def split(name: str, pictures: Pictures) -> Split:
         assert pictures.pixels is not None
-        return MemorySplit(name, pictures.pixels, pictures.labels, size, pictures.names)
+        # Label images are not resized, so that their images keep their size.
+        own = None if has_pixels(pictures.labels) else size
+        return MemorySplit(name, pictures.pixels, pictures.labels, own, pictures.names)
 
     train = split("train", dataset.train)
     test = split("test", dataset.test) if dataset.test is not None else train

@@ -7,9 +7,16 @@ ensemble (one network or several on test images), predictions (picture files).
 
 from __future__ import annotations
 
-from cconvnet.evaluate.answers import Answer, Answers, ClassResult, Confusion, readable_names
+from cconvnet.evaluate.answers import Answer, Answers, ClassResult, Confusion, answers_for, readable_names
 from cconvnet.evaluate.ensemble import Ensemble, Evaluation, Result, Stepped, evaluate_run, evaluate_runs
-from cconvnet.evaluate.predictions import not_turned, predict, predict_each, read_each, read_picture
+from cconvnet.evaluate.predictions import (
+    image_views,
+    not_turned,
+    predict,
+    predict_each,
+    read_each,
+    read_picture,
+)
 from cconvnet.evaluate.tally import Tally, evaluate
 from cconvnet.evaluate.trained import (
     Trained,
@@ -20,7 +27,15 @@ from cconvnet.evaluate.trained import (
     restore,
     trained_of,
 )
-from cconvnet.evaluate.views import VIEWS, View, check_views, judge, mean_probabilities, views_of
+from cconvnet.evaluate.views import (
+    VIEWS,
+    View,
+    check_views,
+    judge,
+    mean_probabilities,
+    unknown_labels,
+    views_of,
+)
 
 __all__ = [
     "VIEWS",
@@ -35,11 +50,13 @@ __all__ = [
     "Tally",
     "Trained",
     "View",
+    "answers_for",
     "check_source",
     "check_views",
     "evaluate",
     "evaluate_run",
     "evaluate_runs",
+    "image_views",
     "judge",
     "load_trained",
     "mean_probabilities",
@@ -53,5 +70,6 @@ __all__ = [
     "recorded_preprocessing",
     "restore",
     "trained_of",
+    "unknown_labels",
     "views_of",
 ]

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
+from cconvnet.data import Split
+from cconvnet.data.label_images import has_pixels
 from cconvnet.evaluate.views import Array
 
 
@@ -193,3 +195,39 @@ class Answers:
             float(self.probability[index]),
             float(self.probability_of_right[index]),
         )
+
+
+class PixelAnswers(Answers):
+    """Predicted classes of test images' pixels: their confusion matrix, and no answer of a single pixel.
+
+    Args:
+        classes: The names of the classes.
+    """
+
+    def __init__(self, classes: Sequence[str]) -> None:
+        super().__init__(np.zeros(0, np.int32), classes)
+        self._confusion = np.zeros((len(classes),) * 2, np.int64)
+
+    def add_pixels(self, labels: Array, probabilities: Array) -> None:
+        """Add images.
+
+        Args:
+            labels: int32[n,H,W], the right classes; others than classes count for nothing.
+            probabilities: float[n,H,W, classes].
+        """
+        count = len(self.classes)
+        known = (labels >= 0) & (labels < count)
+        pairs = labels[known].astype(np.int64) * count + probabilities.argmax(3)[known]
+        self._confusion += np.bincount(pairs, minlength=count * count).reshape(count, count)
+
+    @property
+    def confusion(self) -> Array:
+        """int64[classes, classes]: the pixels of each right class (row) by predicted class (column)."""
+        return self._confusion.copy()
+
+
+def answers_for(split: Split, classes: Sequence[str]) -> Answers:
+    """Return what receives the predicted classes of a split's images, or of their pixels."""
+    if has_pixels(split.labels):
+        return PixelAnswers(classes)
+    return Answers(split.labels, classes, split.file)

@@ -12,8 +12,9 @@ import numpy as np
 from cconvnet import data, runs
 from cconvnet.data import datasets
 from cconvnet.data.fingerprint import differences
+from cconvnet.data.label_images import has_pixels
 from cconvnet.data.preprocessing import Preprocessing
-from cconvnet.evaluate.answers import Answer, Answers, ClassResult, readable_names
+from cconvnet.evaluate.answers import Answer, Answers, ClassResult, PixelAnswers, answers_for, readable_names
 from cconvnet.evaluate.tally import Tally
 from cconvnet.evaluate.trained import (
     Trained,
@@ -90,6 +91,8 @@ def evaluate_run(
     check_source(trained, source)
     network = trained.network
     chosen = views_of(network.spec, views)
+    if has_pixels(source.test.labels) and (len(chosen) > 1 or trained.dense or ensemble is not None):
+        raise ValueError("labels of pixels are for one network and one view of each image")
     tally = Tally()
     with data.Loader(
         source.test,
@@ -113,7 +116,9 @@ def evaluate_run(
                 if ensemble is not None:
                     ensemble.add(batch.indices, probabilities)
             tally.add(Tally.of(result))
-            if answers is not None:
+            if isinstance(answers, PixelAnswers):
+                answers.add_pixels(batch.labels, probabilities)
+            elif answers is not None:
                 answers.add(batch.indices, probabilities, result.rank)
             stepped(done, loader.steps_per_epoch)
     return tally
@@ -316,7 +321,7 @@ def evaluate_runs(
     # Imported weights may know their classes by number alone.
     unnamed = settings["data"] == datasets.NONE and are_numbers(settings["classes"])
     names = readable_names(source.classes if unnamed else settings["classes"], source.titles)
-    answers = Answers(source.test.labels, names, source.test.file)
+    answers = answers_for(source.test, names)
 
     def test(number: int) -> Result:  # its network is freed before the next one is made
         file = files[number]

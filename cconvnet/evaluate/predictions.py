@@ -11,7 +11,8 @@ import numpy as np
 from cconvnet import data
 from cconvnet.data.preprocessing import CURRENT, Preprocessing
 from cconvnet.evaluate.trained import Trained
-from cconvnet.evaluate.views import Array, mean_probabilities, views_of
+from cconvnet.evaluate.views import Array, View, mean_probabilities, views_of
+from cconvnet.nets.costs import labels_of
 
 
 def predict(trained: Trained, pictures: Sequence[Path], views: str = "center") -> Array:
@@ -46,13 +47,28 @@ def predict_each(
     At most one batch of pictures is in memory at a time.
     """
     network = trained.network
-    chosen = views_of(network.spec, views)
+    chosen = image_views(trained, views)
     for start in range(0, len(pictures), network.batch):
         results = read_each(pictures[start : start + network.batch], trained)
         images = [result for result in results if not isinstance(result, data.DataError)]
         found = iter(mean_probabilities(network, np.stack(images), chosen) if images else ())
         for result in results:
             yield result if isinstance(result, data.DataError) else next(found)
+
+
+def image_views(trained: Trained, views: str) -> list[View]:
+    """Return the views by which a network answers for an image; see views_of().
+
+    Raises:
+        ValueError: It answers for pixels, or there are no such views.
+    """
+    needed = labels_of(trained.network.spec)
+    if needed is not None and needed.shape and not trained.dense:
+        raise ValueError(
+            f"{trained.path}: the network answers for each pixel, and not for images; in Python, "
+            "the run's network() computes them"
+        )
+    return views_of(trained.network.spec, views)
 
 
 def read_each(pictures: Sequence[Path], trained: Trained) -> list[Array | data.DataError]:

@@ -64,6 +64,12 @@ def views_of(spec: NetSpec, views: str) -> list[View]:
     return [View(top, left, mirror) for mirror in (False, True) for top, left in places]
 
 
+def unknown_labels(spec: NetSpec, count: int) -> Array:
+    """Return labels to load with images whose labels are not known; probabilities do not depend on them."""
+    needed = labels_of(spec)
+    return np.zeros((count, *(() if needed is None else needed.shape)), np.int32)
+
+
 def mean_probabilities(network: Network, images: Array, views: list[View]) -> Array:
     """Return the class probabilities of stored images, averaged over views.
 
@@ -77,14 +83,12 @@ def mean_probabilities(network: Network, images: Array, views: list[View]) -> Ar
     Returns:
         float64[n, classes].
     """
-    count = len(images)
-    needed = labels_of(network.spec)
-    labels = np.zeros((count, *(() if needed is None else needed.shape)), np.int32)
+    count, labels = len(images), unknown_labels(network.spec, len(images))
     total = np.zeros((count, network.spec.classes))
     for view in views:
         network.load(
             images,
-            labels,  # probabilities do not depend on them
+            labels,
             np.full(count, view.top, np.int32),
             np.full(count, view.left, np.int32),
             np.full(count, view.mirror, np.uint8),

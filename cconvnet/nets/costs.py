@@ -57,7 +57,7 @@ def targets_of(spec: NetSpec) -> dict[str, tuple[int, ...]]:
 
 
 def check_data(spec: NetSpec, name: str) -> None:
-    """Check that data with one label for each image, and nothing else, are all that a network needs.
+    """Check that data with labels, and nothing else, are all that a network needs.
 
     Args:
         spec: the network.
@@ -73,8 +73,28 @@ def check_data(spec: NetSpec, name: str) -> None:
             raise ValueError(
                 f"{name}: layer {cost.name} needs targets, which data have not; cc.Network.load takes them"
             )
-        if isinstance(cost, SoftmaxCostSpec) and cost.per_pixel:
-            raise ValueError(
-                f"{name}: layer {cost.name} needs a label for each pixel, and data have one for each image; "
-                "cc.Network.load takes them"
-            )
+
+
+def check_labels(spec: NetSpec, name: str, of_pixels: bool) -> None:
+    """Check that data with labels of images, or with those of their pixels, are what a network needs.
+
+    Args:
+        spec: the network.
+        name: its name in errors.
+        of_pixels: whether the data have a label for each pixel.
+
+    Raises:
+        ValueError: they are not; the text names the layer.
+    """
+    needed, image = labels_of(spec), (spec.input.height, spec.input.width)
+    if needed is None:
+        return
+    costs = [cost for cost in spec.costs if isinstance(cost, SoftmaxCostSpec)]
+    where = f"{name}: layer {costs[0].name}"
+    if of_pixels and not needed.shape:
+        raise ValueError(f"{where} needs one label for each image, and the data has one for each pixel")
+    if needed.shape and not of_pixels:
+        raise ValueError(f"{where} needs a label for each pixel, and the data has one for each image")
+    if needed.shape and needed.shape != image:
+        (h, w), (rows, columns) = needed.shape, image
+        raise ValueError(f"{where} answers for {h}x{w} pixels of images of {rows}x{columns}")

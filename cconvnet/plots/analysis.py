@@ -11,8 +11,18 @@ import numpy as np
 
 from cconvnet import data
 from cconvnet.data import datasets
+from cconvnet.data.label_images import has_pixels
 from cconvnet.errors import nearest
-from cconvnet.evaluate import Trained, check_source, read_each, read_picture, readable_names, views_of
+from cconvnet.evaluate import (
+    Trained,
+    check_source,
+    image_views,
+    read_each,
+    read_picture,
+    readable_names,
+    unknown_labels,
+    views_of,
+)
 from cconvnet.nets import ConvSpec, DropoutSpec, FcSpec, LayerSpec, LocalSpec, NetSpec
 from cconvnet.nets.transform import without_heads
 from cconvnet.network import Network
@@ -181,7 +191,7 @@ def answers(
 def _forward(network: Network, images: Array) -> None:
     (view,) = views_of(network.spec, "center")
     top, left = (np.full(len(images), start, np.int32) for start in (view.top, view.left))
-    network.load(images, np.zeros(len(images), np.int32), top, left)
+    network.load(images, unknown_labels(network.spec, len(images)), top, left)
     network.forward(train=False)
 
 
@@ -209,7 +219,9 @@ def look(
 
     Raises:
         DataError: A picture or the data cannot be read.
+        ValueError: The network answers for pixels.
     """
+    image_views(trained, "center")
     network = trained.network
     shown = spread(len(source.test), _TEST_IMAGES)
     others = spread(len(source.train), among)
@@ -338,7 +350,10 @@ def first_image(trained: Trained, source: data.Source) -> tuple[str, Array]:
     for index in range(len(test)):
         images, labels = test.read([index])
         if len(images):
-            return f"{Path(test.file(index)).name}, {class_names(trained, source)[labels[0]]}", images[0]
+            name = Path(test.file(index)).name
+            if has_pixels(labels):
+                return name, images[0]
+            return f"{name}, {class_names(trained, source)[labels[0]]}", images[0]
     raise AssertionError("every split has a readable image")
 
 

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
-from cconvnet.evaluate import Answers, ClassResult, evaluate_run
+from cconvnet.evaluate import Answers, ClassResult, answers_for, evaluate_run
 from cconvnet.plots import analysis
 from cconvnet.report.markup import Markup, join, table, tag
 from cconvnet.report.opened import Opened
@@ -60,7 +60,7 @@ def tested(opened: Opened, most: int, stepped: Callable[[int, int], None]) -> Te
     """
     trained, source = opened.trained(), opened.source()
     numbers = analysis.spread(len(source.test), most)
-    answers = Answers(source.test.labels, analysis.class_names(trained, source), source.test.file)
+    answers = answers_for(source.test, analysis.class_names(trained, source))
     batch, count = trained.network.batch, len(numbers)
     tally = evaluate_run(
         trained,

@@ -15,11 +15,13 @@ from cconvnet.console import Reporter
 from cconvnet.data import datasets
 from cconvnet.data.datasets import Arrays
 from cconvnet.data.datasets.arrays import NAME as ARRAYS
+from cconvnet.data.label_images import has_pixels
 from cconvnet.data.preprocessing import CURRENT
 from cconvnet.devices import Device
 from cconvnet.formats.netfiles import resolve
 from cconvnet.formats.weights import Fitted
 from cconvnet.nets import NetSpec, TrainRecipe, place
+from cconvnet.nets.costs import check_labels
 from cconvnet.network import Network
 from cconvnet.ranks.world import World
 from cconvnet.runs.checkpoint import KEEP
@@ -86,6 +88,7 @@ def new_run(
     opened = datasets.from_settings(where, Path()) if arrays is None else arrays
     source = open_data(opened, size, CURRENT, options, reporter)
     spec, notes = net.build(source.image_shape, len(source.classes))
+    check_labels(spec, str(net), has_pixels(source.train.labels))
     for note in notes:
         reporter.say(f"{net}: {note}")
     fitted = None if fits is None else fits(spec)
@@ -102,6 +105,11 @@ def new_run(
     settings = Settings.chosen(options, spec, source)
     if options.lr is None and (advice := linear_rule(settings, spec.recipe)):
         reporter.say(advice)
+    if has_pixels(source.train.labels) and (settings.random_resized_crop or not settings.distort.is_identity):
+        raise ValueError(
+            "labels of pixels are cropped and mirrored with their images, and not resized or distorted: "
+            "leave out --random-resized-crop and --distort"
+        )
     spec = settings.applied_to(spec)
     network = make_network(spec, settings, devices, options, world)
     rates_of(settings, network)  # refuses rates of layers that the network lacks

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 PROGRAMS = sorted(path.relative_to(EXAMPLES).as_posix() for path in EXAMPLES.rglob("*.py"))
+ANSWERS = {"segment_digits.py": r"9\d\.\d% of [\d,]+ pixels are right"}
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
@@ -19,3 +21,4 @@ def test_an_example_runs(program: str, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip(), "an example prints what it did"
     assert done.stderr == ""
+    assert re.search(ANSWERS.get(program, ""), done.stdout)

@@ -22,6 +22,7 @@ from cconvnet.data.datasets import (
 )
 from cconvnet.data.datasets.arrays import Arrays
 from cconvnet.data.datasets.layouts import LAYOUTS
+from cconvnet.data.label_images import has_pixels
 from cconvnet.data.listing import entries
 from cconvnet.data.names import composed
 from cconvnet.data.splits import Progress, broken_allowed
@@ -66,7 +67,8 @@ def open_dataset(data: Where, progress: Progress | None = None) -> Dataset:
             _check_left_out(dataset, name, pictures)
     classes = [composed(name) for name in dataset.classes]
     dataset = dataclasses.replace(dataset, classes=classes)
-    notes = [] if isinstance(data, Arrays) and data.is_sample else labels.check(dataset)
+    unchecked = (isinstance(data, Arrays) and data.is_sample) or has_pixels(dataset.train.labels)
+    notes = [] if unchecked else labels.check(dataset)
     return dataclasses.replace(dataset, notes=[*dataset.notes, *notes])
 
 

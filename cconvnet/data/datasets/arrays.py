@@ -16,6 +16,7 @@ import numpy.typing as npt
 from cconvnet import checks
 from cconvnet.data.dataset import Dataset, Ints, Labels, Pictures
 from cconvnet.data.images import Pixels
+from cconvnet.data.label_images import IGNORED, has_pixels
 from cconvnet.data.names import listed
 from cconvnet.errors import DataError, nearest
 from cconvnet.system.outputs import replacing
@@ -123,16 +124,18 @@ def _excerpt(array: npt.NDArray[Any]) -> str:
 # ---- labels ----------------------------------------------------------------------------------------------
 
 
-def _label_array(value: Any, name: str, images: int) -> npt.NDArray[Any]:
-    """Return labels as int64[n] or as names[n]."""
+def _label_array(value: Any, name: str, images: Pixels) -> npt.NDArray[Any]:
+    """Return labels as int64[n] or as names[n], or label images as uint8[n,H,W]."""
     array = host_array(value)
+    if array.ndim == 3:
+        return _label_images(array, name, images)
     if array.ndim == 2 and array.shape[1] == 1:
         array = array[:, 0]
     if array.ndim != 1:
         hint = f": {name}.argmax(axis=1)" if array.ndim == 2 else ""
         raise DataError(f"{name} has the shape {array.shape}; labels are [n], one for each image{hint}")
-    if len(array) != images:
-        raise DataError(f"{name} has {len(array):,} labels for {images:,} images")
+    if len(array) != len(images):
+        raise DataError(f"{name} has {len(array):,} labels for {len(images):,} images")
     if array.dtype.kind == "O" and all(isinstance(one, str) for one in array):
         array = array.astype(str)
     if array.dtype.kind == "U":
@@ -146,6 +149,22 @@ def _label_array(value: Any, name: str, images: int) -> npt.NDArray[Any]:
     return array.astype(np.int64)
 
 
+def _label_images(array: npt.NDArray[Any], name: str, images: Pixels) -> npt.NDArray[np.uint8]:
+    """Return a label for each pixel."""
+    if array.shape != images.shape[:3]:
+        raise DataError(
+            f"{name} has the shape {array.shape}; labels of pixels are {images.shape[:3]}, as the images"
+        )
+    if array.dtype.kind not in "ui" or int(array.min()) < 0 or int(array.max()) > IGNORED:
+        raise DataError(
+            f"{name} is {array.dtype}, from {array.min()} to {array.max()}; labels of pixels are whole "
+            f"numbers from 0 on, or {IGNORED}, which is ignored"
+        )
+    if (array == IGNORED).all():
+        raise DataError(f"{name} has no label but {IGNORED}, which is ignored")
+    return array.astype(np.uint8)
+
+
 def _class_names(classes: Sequence[str] | None, labels: Sequence[npt.NDArray[Any]]) -> list[str]:
     """Return the names of the classes.
 
@@ -157,15 +176,22 @@ def _class_names(classes: Sequence[str] | None, labels: Sequence[npt.NDArray[Any
         if not names or len(set(names)) < len(names):
             raise DataError(f"classes must be different names, not {list(classes)!r}")
         return names
+    if len({has_pixels(array) for array in labels}) == 2:
+        raise DataError("the labels of training and test images must both be of pixels or both of images")
     if len({array.dtype.kind == "U" for array in labels}) == 2:
         raise DataError("the labels of training and test images must both be numbers or both be names")
     if labels[0].dtype.kind == "U":
         return sorted({str(name) for name in np.unique(labels[0])})
-    return [str(number) for number in range(1 + max(int(array.max()) for array in labels))]
+    highest = max(int(array[array != IGNORED if has_pixels(array) else ...].max()) for array in labels)
+    return [str(number) for number in range(1 + highest)]
 
 
 def _numbers(labels: npt.NDArray[Any], name: str, classes: list[str]) -> Labels:
     """Return labels as numbers of the classes, int32[n]."""
+    if has_pixels(labels):
+        if int(worst := labels[labels != IGNORED].max()) >= len(classes):
+            raise DataError(f"{name} has the label {worst}, but there are {len(classes):,} classes")
+        return labels  # a byte for each pixel is enough
     if labels.dtype.kind != "U":
         if int(labels.max()) >= len(classes):
             raise DataError(
@@ -190,7 +216,7 @@ def split_positions(labels: Labels, share: float | None, seed: int = 0) -> Ints:
     The choice depends on the labels, the share and the seed alone, with any version of NumPy.
 
     Args:
-        labels: int32[n].
+        labels: int32[n], or label images, all of which are taken for those of one class.
         share: The share of each class's images, from 0 to less than 1. Of classes with at least two images
             one is chosen, and one stays, at least. None: every fifth image of each class, from the fifth on.
         seed: Of the random choice.
@@ -198,6 +224,8 @@ def split_positions(labels: Labels, share: float | None, seed: int = 0) -> Ints:
     Returns:
         The sorted positions of the test images.
     """
+    if has_pixels(labels):
+        labels = np.zeros(len(labels), np.int32)
     chosen = []
     for label in np.unique(labels).tolist():
         places = np.flatnonzero(labels == label)
@@ -222,7 +250,7 @@ class Arrays:
 
     Attributes:
         x: uint8[n,H,W,C].
-        y: int32[n], the numbers of their classes.
+        y: int32[n], the numbers of their classes, or uint8[n,H,W], those of their pixels.
         classes: The names of the classes.
         x_test: Test images, uint8[m,H,W,C]; None if they are among `x`.
         y_test: Their labels, int32[m].
@@ -253,7 +281,7 @@ class Arrays:
 
         Args:
             data: ``(x, y)``, or ``((x, y), (x_test, y_test))``. Images are as for image_array(); labels are
-                whole numbers from 0 on, or names.
+                whole numbers from 0 on, or names, or numbers of pixels, [n,H,W], of which 255 is ignored.
             classes: The names of the classes, in the order of their numbers.
             test: The share of the images of each class that are for testing; 0: none. None: every fifth.
             test_seed: Of the choice of test images.
@@ -288,7 +316,7 @@ class Arrays:
         """Check the arrays of training, and those of testing if they are given."""
         pairs = [train] if test is None else [train, test]
         images = [image_array(pair[0], names[2 * i]) for i, pair in enumerate(pairs)]
-        labels = [_label_array(pair[1], names[2 * i + 1], len(images[i])) for i, pair in enumerate(pairs)]
+        labels = [_label_array(pair[1], names[2 * i + 1], images[i]) for i, pair in enumerate(pairs)]
         found = _class_names(classes, labels)
         numbers = [_numbers(array, names[2 * i + 1], found) for i, array in enumerate(labels)]
         if test is None:

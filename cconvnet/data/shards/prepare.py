@@ -35,6 +35,7 @@ from cconvnet.data.dataset import Dataset
 from cconvnet.data.fingerprint import fingerprints
 from cconvnet.data.images import describe_decoder
 from cconvnet.data.inspection import sized
+from cconvnet.data.label_images import refuse_pixels
 from cconvnet.data.loader import mean_image
 from cconvnet.data.preprocessing import UNRECORDED
 from cconvnet.data.shards.encoding import Recipe, Survey, describe
@@ -104,6 +105,7 @@ class Preparation:
         shard_bytes: int = SHARD_BYTES,
         progress: Progress | None = None,
     ) -> None:
+        refuse_pixels(dataset.train.labels, "data prepare")
         if shard_bytes < 1:
             raise NumberError(f"--shard-mb must be above 0, not {shard_bytes / 2**20:g}")
         if dataset.folder is not None and root.resolve().is_relative_to(dataset.folder.resolve()):
