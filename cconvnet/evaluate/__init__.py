@@ -20,6 +20,7 @@ from cconvnet.evaluate.predictions import (
 from cconvnet.evaluate.tally import Tally, evaluate
 from cconvnet.evaluate.trained import (
     Trained,
+    check_images,
     check_source,
     load_trained,
     network_tensors,
@@ -51,6 +52,7 @@ __all__ = [
     "Trained",
     "View",
     "answers_for",
+    "check_images",
     "check_source",
     "check_views",
     "evaluate",

@@ -155,6 +155,15 @@ def check_source(trained: Trained, source: data.Source) -> None:
             pair = next(p for p in zip(source.classes, trained.classes, strict=True) if p[0] != p[1])
             what = f"a class {pair[0]!r} where the network has {pair[1]!r}"
         raise ValueError(f"data {source.name} does not fit {trained.path}: it has {what}")
+    check_images(trained, source)
+
+
+def check_images(trained: Trained, source: data.Source) -> None:
+    """Refuse images of another shape than a network's.
+
+    Raises:
+        ValueError: The shapes differ.
+    """
     if tuple(source.image_shape) != trained.image_shape:
         raise ValueError(
             f"data {source.name} does not fit {trained.path}: its images are "

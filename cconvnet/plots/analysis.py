@@ -15,6 +15,7 @@ from cconvnet.data.label_images import has_pixels
 from cconvnet.errors import nearest
 from cconvnet.evaluate import (
     Trained,
+    check_images,
     check_source,
     image_views,
     read_each,
@@ -133,9 +134,7 @@ def open_any(trained: Trained, where: datasets.Where) -> data.Source:
         cache_bytes=0,
         preprocessing=trained.preprocessing,
     )
-    if tuple(source.image_shape) != trained.image_shape:
-        here, there = ("x".join(map(str, shape)) for shape in (source.image_shape, trained.image_shape))
-        raise ValueError(f"the images of {source.name} are {here}, the network's {there}")
+    check_images(trained, source)
     return source
 
 

@@ -149,7 +149,7 @@ def test_every_numeric_option(
     for text in texts:
         if text == "0" and option in ZERO_IS_LEGITIMATE:
             continue
-        if option in ("--lr", "--color-noise", "--weight-decay") and text == HUGE:
+        if option in ("--lr", "--tanh-lr", "--color-noise", "--weight-decay") and text == HUGE:
             continue  # a float32, if a foolish one
         monkeypatch.setattr(sys, "argv", ["cconvnet", *path, *NEEDED.get(path, ()), f"{option}={text}"])
         with pytest.raises(SystemExit) as ended:

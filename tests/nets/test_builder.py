@@ -93,6 +93,8 @@ RATES: dict[str, Any] = {
 }
 PLACE: dict[str, Any] = {"name": "it", "device": 1, "split": True}
 FILTERS: dict[str, Any] = {"groups": 2, "rounding": "ceil"}
+# A transposed convolution has neither a limit of norms nor parts on several devices.
+DECONV = {key: value for key, value in {**RATES, **PLACE}.items() if key not in ("norm_limit", "split")}
 IMAGE = cc.image(9, 8, 4)
 # For each type of layer the call that sets every field to a value that is not the default, and the spec.
 EVERYTHING: list[tuple[Callable[[Value], Value], LayerSpec]] = [
@@ -128,6 +130,20 @@ EVERYTHING: list[tuple[Callable[[Value], Value], LayerSpec]] = [
             **FILTERS,
             **RATES,
             **PLACE,
+        ),
+    ),
+    (
+        lambda x: x.deconv(6, 3, 2, 1, size=(18, 16), groups=2, init=0.5, neuron="relu", **DECONV),
+        DeconvSpec(
+            filters=6,
+            window=(3, 3),
+            stride=(2, 2),
+            padding=(1, 1),
+            outputs=(18, 16),
+            groups=2,
+            init=gaussian(0.5),
+            neuron=RELU,
+            **DECONV,
         ),
     ),
     (
@@ -221,14 +237,14 @@ def test_all_that_a_spec_can_say_can_be_said(call: Callable[[Value], Value], spe
         if field.default is not dataclasses.MISSING and getattr(expected, field.name) == field.default
     ]
     # Only of convolutions; and a value for each input where there is only one is none.
-    assert set(default) <= {"contrast_limits", "per_input"} if isinstance(spec, WeightedSpec) else not default
+    allowed = {"contrast_limits", "per_input"} if isinstance(spec, WeightedSpec) else set()
+    assert set(default) <= allowed | ({"norm_limit", "split"} if isinstance(spec, DeconvSpec) else set())
     assert told
 
 
 def test_the_list_above_is_complete() -> None:
     there = {type(spec) for _, spec in EVERYTHING}
-    # Costs are tested below; transposed convolutions, which cannot be split, in tests/kernels/test_deconv.py.
-    assert there == set(LAYER_TYPES.values()) - {SoftmaxCostSpec, L2CostSpec, DeconvSpec}
+    assert there == set(LAYER_TYPES.values()) - {SoftmaxCostSpec, L2CostSpec}
     fields = {field.name for field in dataclasses.fields(WeightedSpec)} - {"inputs"}
     assert set(Weights.__annotations__) == fields | {"also"}
     assert set(Place.__annotations__) == {field.name for field in dataclasses.fields(LayerSpec)} - {"inputs"}
@@ -495,7 +511,9 @@ def test_first_weights_are_a_deviation_or_a_kind() -> None:
     assert first_weights(0.5).init == gaussian(0.5)
     assert first_weights("he").init == first_weights(Init("he")).init == Init("he")
     assert first_weights("he", also=X, per_input=[{}, {"init": 0.5}]).for_input(1).init == gaussian(0.5)
-    with pytest.raises(ValueError, match="init must be one of bilinear, gaussian, he, not 'hee'"):
+    with pytest.raises(
+        ValueError, match="init must be one of bilinear, gaussian, he, not 'hee'; did you mean 'he'"
+    ):
         first_weights("hee")
     with pytest.raises(ValueError, match="init needs the standard deviation of a Gaussian"):
         first_weights("gaussian")
