@@ -96,6 +96,10 @@ class Split(ABC):
         good[[place for place, _ in broken]] = False
         return images[good], self.labels[chosen[good]]
 
+    def readable(self, numbers: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Return those of the numbers int[n] whose images have not been found broken."""
+        return numbers[[number not in self.skipped for number in numbers.tolist()]]
+
     def skip(self, index: int, reason: str) -> None:
         """Count image `index` as broken.
 

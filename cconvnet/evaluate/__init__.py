@@ -31,10 +31,10 @@ from cconvnet.evaluate.trained import (
 from cconvnet.evaluate.views import (
     VIEWS,
     View,
+    center_view,
     check_views,
     judge,
     mean_probabilities,
-    unknown_labels,
     views_of,
 )
 
@@ -52,6 +52,7 @@ __all__ = [
     "Trained",
     "View",
     "answers_for",
+    "center_view",
     "check_images",
     "check_source",
     "check_views",
@@ -72,6 +73,5 @@ __all__ = [
     "recorded_preprocessing",
     "restore",
     "trained_of",
-    "unknown_labels",
     "views_of",
 ]

@@ -31,6 +31,23 @@ class View:
     left: int
     mirror: bool = False
 
+    def of(self, spec: NetSpec, images: Array) -> Array:
+        """Return the part of stored images [...,H,W,C] that the network sees, not mirrored."""
+        rows = slice(self.top, self.top + spec.input.height)
+        return images[..., rows, self.left : self.left + spec.input.width, :]
+
+    def show(self, network: Network, images: Array) -> None:
+        """Run a network's forward pass outside of training on this part of images of unknown labels.
+
+        Args:
+            network: The network.
+            images: uint8[n,H,W,C] of the stored size, at most a batch.
+        """
+        count = len(images)
+        top, left, mirror = (np.full(count, own) for own in (self.top, self.left, self.mirror))
+        network.load(images, unknown_labels(network.spec, count), top, left, mirror)
+        network.forward(train=False)
+
 
 def check_views(views: str) -> None:
     """Refuse a name that is not in VIEWS.
@@ -70,6 +87,12 @@ def unknown_labels(spec: NetSpec, count: int) -> Array:
     return np.zeros((count, *(() if needed is None else needed.shape)), np.int32)
 
 
+def center_view(spec: NetSpec) -> View:
+    """Return the view of the middle."""
+    (view,) = views_of(spec, "center")
+    return view
+
+
 def mean_probabilities(network: Network, images: Array, views: list[View]) -> Array:
     """Return the class probabilities of stored images, averaged over views.
 
@@ -83,17 +106,10 @@ def mean_probabilities(network: Network, images: Array, views: list[View]) -> Ar
     Returns:
         float64[n, classes].
     """
-    count, labels = len(images), unknown_labels(network.spec, len(images))
+    count = len(images)
     total = np.zeros((count, network.spec.classes))
     for view in views:
-        network.load(
-            images,
-            labels,
-            np.full(count, view.top, np.int32),
-            np.full(count, view.left, np.int32),
-            np.full(count, view.mirror, np.uint8),
-        )
-        network.forward(train=False)
+        view.show(network, images)
         answers = network.outputs(network.spec.answer.name)[:count]
         total += answers.reshape(count, -1, network.spec.classes).mean(1)
     return total / len(views)

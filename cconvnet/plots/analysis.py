@@ -15,14 +15,13 @@ from cconvnet.data.label_images import has_pixels
 from cconvnet.errors import nearest
 from cconvnet.evaluate import (
     Trained,
+    center_view,
     check_images,
     check_source,
     image_views,
     read_each,
     read_picture,
     readable_names,
-    unknown_labels,
-    views_of,
 )
 from cconvnet.nets import ConvSpec, DropoutSpec, FcSpec, LayerSpec, LocalSpec, NetSpec
 from cconvnet.nets.transform import without_heads
@@ -175,23 +174,16 @@ def answers(
         last hidden layer float[n,units].
     """
     _, inputs = hidden_layer(network.spec)
-    outputs, hidden = [], []
+    view, outputs, hidden = center_view(network.spec), [], []
     for start in range(0, len(images), network.batch):
         part = images[start : start + network.batch]
-        _forward(network, part)
+        view.show(network, part)
         outputs.append(network.outputs(network.spec.answer.name)[: len(part)].astype(np.float64))
         hidden.append(
             np.concatenate([network.outputs(n)[: len(part)].reshape(len(part), -1) for n in inputs], axis=1)
         )
         stepped(start + len(part), len(images))
     return np.concatenate(outputs), np.concatenate(hidden)
-
-
-def _forward(network: Network, images: Array) -> None:
-    (view,) = views_of(network.spec, "center")
-    top, left = (np.full(len(images), start, np.int32) for start in (view.top, view.left))
-    network.load(images, unknown_labels(network.spec, len(images)), top, left)
-    network.forward(train=False)
 
 
 def look(
@@ -233,7 +225,7 @@ def look(
     else:
         stored, right = source.test.read(shown)
         probabilities, hidden = answers(network, stored, lambda done, _: stepped(done, total))
-        numbers = shown[[n not in source.test.skipped for n in shown.tolist()]]
+        numbers = source.test.readable(shown)
         chosen = mix(probabilities.argmax(axis=1), right, images)
         stored, probabilities, hidden = stored[chosen], probabilities[chosen], hidden[chosen]
         names = [Path(source.test.file(int(numbers[i]))).name for i in chosen]
@@ -241,7 +233,7 @@ def look(
 
     done_before = total - len(others)
     near, near_labels = source.train.read(others)
-    numbers = others[[n not in source.train.skipped for n in others.tolist()]]
+    numbers = source.train.readable(others)
     _, theirs = answers(network, near, lambda done, _: stepped(done_before + done, total))
     seen = []
     for image, name, label, row, features in zip(stored, names, labels, probabilities, hidden, strict=True):
@@ -324,9 +316,7 @@ def _by_class(indices: Array, labels: Array, taken: list[int]) -> list[int]:
 
 def center(trained: Trained, image: Array) -> Array:
     """Return the part of a stored image that is the network's input."""
-    spec = trained.network.spec
-    (view,) = views_of(spec, "center")
-    return image[view.top : view.top + spec.input.height, view.left : view.left + spec.input.width]
+    return center_view(trained.network.spec).of(trained.network.spec, image)
 
 
 # ---- feature maps ----------------------------------------------------------------------------------------
@@ -368,7 +358,7 @@ def feature_maps(trained: Trained, image: Array, layer: str | None = None) -> li
         PlotError: The network has no such layer, or the layer's output is no image.
     """
     network = trained.network
-    _forward(network, image[None])
+    center_view(network.spec).show(network, image[None])
     found = []
     for name in _with_maps(trained, layer):
         maps = network.outputs(name)[0]

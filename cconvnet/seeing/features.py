@@ -12,7 +12,7 @@ from safetensors.numpy import save
 
 from cconvnet.data import Split
 from cconvnet.errors import nearest
-from cconvnet.evaluate import Trained, views_of
+from cconvnet.evaluate import Trained, center_view
 from cconvnet.seeing.probe import Floats
 from cconvnet.system.outputs import write_output
 
@@ -46,21 +46,16 @@ def features(
     names = [own.name for own in network.spec.layers if own.name not in network.spec.train_only]
     if layer not in names:
         raise ValueError(nearest("--layer", layer, names))
-    (view,) = views_of(network.spec, "center")
+    view = center_view(network.spec)
     found, right = [], []
     for first in range(0, len(numbers), network.batch):
         images, labels = split.read(numbers[first : first + network.batch])
-        count = len(images)
-        if count:
-            # The labels may be of other classes than the network's, and nothing here depends on them.
-            none = np.zeros(count, np.int32)
-            network.load(images, none, np.full(count, view.top), np.full(count, view.left))
-            network.forward(train=False)
-            found.append(network.outputs(layer)[:count])
+        if len(images):
+            view.show(network, images)
+            found.append(network.outputs(layer)[: len(images)])
             right.append(labels)
         stepped(min(first + network.batch, len(numbers)), len(numbers))
-    readable = numbers[[number not in split.skipped for number in numbers.tolist()]]
-    return np.concatenate(found), np.concatenate(right).astype(np.int64), readable
+    return np.concatenate(found), np.concatenate(right).astype(np.int64), split.readable(numbers)
 
 
 def write(out: Path, values: Floats, labels: NDArray[np.int64], numbers: NDArray[np.int64]) -> None:

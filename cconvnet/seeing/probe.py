@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cconvnet.errors import nearest
-from cconvnet.evaluate import Trained, network_tensors, views_of
+from cconvnet.evaluate import Trained, center_view, network_tensors
 from cconvnet.layers.neuron import NeuronLayer
 from cconvnet.nets import BatchNormSpec
 from cconvnet.nets.cuts import ending_in, neurons_apart
@@ -18,8 +18,6 @@ from cconvnet.network import Network
 from cconvnet.runs.checkpoint import MEAN
 
 Floats = NDArray[np.float32]
-
-RULES = ("gradient", "guided", "deconvnet")
 
 
 class Probe:
@@ -35,7 +33,7 @@ class Probe:
 
     Attributes:
         network: The network.
-        end: The layer.
+        view: The part of stored images that it sees.
         names: By the name of a layer of the trained network, that of its output here.
 
     Raises:
@@ -44,8 +42,8 @@ class Probe:
 
     def __init__(self, trained: Trained, end: str | None = None, batch: int = 1) -> None:
         spec = trained.network.spec
-        self.end = scores(trained) if end is None else end
-        folded, values = fold(ending_in(spec, self.end), network_tensors(trained.checkpoint))
+        end = scores(trained) if end is None else end
+        folded, values = fold(ending_in(spec, end), network_tensors(trained.checkpoint))
         for layer in folded.layers:
             if isinstance(layer, BatchNormSpec):
                 raise ValueError(
@@ -63,6 +61,7 @@ class Probe:
             image_gradient=True,
             needs="forward",
         )
+        self.view = center_view(whole)
         state = self.network.state_shapes()
         self.network.load_state({name: values[name] for name in state})
         self.network.set_mean(trained.checkpoint.tensors.get(MEAN))
@@ -93,11 +92,8 @@ class Probe:
         Returns:
             float32[n, ...].
         """
-        (view,) = views_of(self.network.spec, "center")
-        count = len(images)
-        self.network.load(images, top=np.full(count, view.top), left=np.full(count, view.left))
-        self.network.forward(train=False)
-        found: Floats = self.network.outputs(self.network.spec.answer.name)[:count]
+        self.view.show(self.network, images)
+        found: Floats = self.network.outputs(self.network.spec.answer.name)[: len(images)]
         return found
 
     def activation(self, name: str) -> Floats:
@@ -111,7 +107,7 @@ class Probe:
         Args:
             names: Layers of the trained network, or "data".
             start: float32[n, ...], the gradient of the last layer's output for the images of the last pass.
-            rule: Of ReLUs, one of RULES; see cconvnet.layers.neuron.
+            rule: Of ReLUs, "gradient", "guided" or "deconvnet"; see cconvnet.layers.neuron.
 
         Returns:
             By name, float32[n, ...].
@@ -126,10 +122,8 @@ class Probe:
         return {name: found[own][:count] for name, own in here.items()}
 
     def seen(self, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Return the part of stored images that the network sees."""
-        (view,) = views_of(self.network.spec, "center")
-        image = self.network.spec.input
-        return images[:, view.top : view.top + image.height, view.left : view.left + image.width]
+        """Return the part of stored images [...,H,W,C] that the network sees."""
+        return self.view.of(self.network.spec, images)
 
 
 def scores(trained: Trained) -> str:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cconvnet.data import Split
-from cconvnet.nets.receptive import fields
+from cconvnet.nets.receptive import Field, fields
 from cconvnet.seeing.probe import Floats, Probe
 
 PATCHES = 9  # of a channel
@@ -64,22 +64,27 @@ def strongest(
             values.append(flat.max(1))
         stepped(min(first + batch, len(numbers)), len(numbers))
     value, place = np.concatenate(values), np.concatenate(places)
-    readable = numbers[[number not in split.skipped for number in numbers.tolist()]]
+    readable = split.readable(numbers)
+    directions = fields(probe.network.spec, probe.network.spec.answer.name)
     order = np.argsort(-value, axis=0, kind="stable")[:PATCHES]
     strength = np.take_along_axis(value, order, 0).mean(0)
     chosen = np.sort(np.argsort(-strength, kind="stable")[:channels])
     return [
-        _strong(probe, split, int(channel), readable[order[:, channel]], place[order[:, channel], channel])
-        for channel in chosen
-        if strength[channel] > 0
+        _strong(probe, directions, split, int(one), readable[order[:, one]], place[order[:, one], one])
+        for one in chosen
+        if strength[one] > 0
     ]
 
 
 def _strong(
-    probe: Probe, split: Split, channel: int, numbers: NDArray[np.int64], places: NDArray[np.int64]
+    probe: Probe,
+    directions: tuple[Field, Field],
+    split: Split,
+    channel: int,
+    numbers: NDArray[np.int64],
+    places: NDArray[np.int64],
 ) -> Strong:
     """Return the patches of a channel at places of images, and their projections."""
-    directions = fields(probe.network.spec, probe.network.spec.answer.name)
     values, patches, projections = [], [], []
     for first in range(0, len(numbers), probe.network.batch):
         images, _ = split.read(numbers[first : first + probe.network.batch])

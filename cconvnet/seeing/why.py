@@ -72,7 +72,7 @@ def why(
     cam = np.maximum((maps * slope.mean((0, 1))).sum(-1), 0)
     guided = probe.gradients(["data"], start, "guided")["data"][0]
     occluded, square = _occlusion(probe, picture, wanted, stepped)
-    return Why(probe.seen(picture[None])[0], probabilities, wanted, layer, cam, guided, occluded, square)
+    return Why(probe.seen(picture), probabilities, wanted, layer, cam, guided, occluded, square)
 
 
 def last_maps(probe: Probe) -> str:
@@ -94,9 +94,6 @@ def _occlusion(
 ) -> tuple[NDArray[np.float64], tuple[int, int]]:
     """Return the probability of the class with a square at each place, and the square's sides."""
     image = probe.network.spec.input
-    top, left = (
-        (whole - own) // 2 for whole, own in zip(picture.shape, (image.height, image.width), strict=False)
-    )
     sides = [max(1, round(SQUARE * side)) for side in (image.height, image.width)]
     rows, columns = (
         np.linspace(0, whole - side, OCCLUDED).round().astype(int)
@@ -107,8 +104,8 @@ def _occlusion(
     for first in range(0, len(places), probe.network.batch):
         here = places[first : first + probe.network.batch]
         images = np.repeat(picture[None], len(here), 0)
-        for copy, (row, column) in zip(images, here, strict=True):
-            copy[top + row : top + row + sides[0], left + column : left + column + sides[1]] = _GREY
+        for seen, (row, column) in zip(probe.seen(images), here, strict=True):  # views of the images
+            seen[row : row + sides[0], column : column + sides[1]] = _GREY
         scores = probe.forward(images)
         found += list(_softmax(scores.reshape(len(here), -1))[:, wanted])
         stepped(len(found), len(places))

@@ -97,7 +97,9 @@ def test_a_probe_answers_as_the_network(trained: Trained) -> None:
 
 
 def split_of(images: Array, labels: Array) -> Any:
-    return SimpleNamespace(read=lambda numbers: (images[numbers], labels[numbers]), skipped={})
+    return SimpleNamespace(
+        read=lambda numbers: (images[numbers], labels[numbers]), readable=lambda numbers: numbers
+    )
 
 
 def test_the_strongest_patches_have_the_square(trained: Trained) -> None:
