@@ -195,6 +195,6 @@ class TrainingKeywords(TypedDict, total=False):
     """
 
     parallel: str | None
-    """What ranks divide: data, images alone; or hybrid, images, and of FC layers the outputs, which each
-    rank computes for the images of all. data if not given.
+    """Division among ranks: data, images alone; or hybrid, images, and of FC layers the outputs, which
+    each rank computes for the images of all. data if not given.
     """

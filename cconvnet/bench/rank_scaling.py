@@ -236,7 +236,7 @@ def rank_scaling(
         precision: One of cconvnet.devices.PRECISIONS; None: fp32.
         wire: Type of gradients between ranks, "fp32" or "bf16"; None: fp32.
         exchange: What is exchanged of FC layers, "auto" or "gradients"; None: auto.
-        parallel: What ranks divide, "data" or "hybrid"; None: data.
+        parallel: The division among ranks, "data" or "hybrid"; None: data.
         link: GB/s of a link, or a file of bench exchange; None: it is measured if there are several ranks.
         seconds: Seconds for all steps, and a quarter of it for the link.
         say: Called with messages.

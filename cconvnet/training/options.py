@@ -408,8 +408,8 @@ class Options:
     )
     parallel: str | None = field(
         DEVICES,
-        "What ranks divide: data, images alone; or hybrid, images, and of FC layers the outputs, which each "
-        "rank computes for the images of all. data if not given.",
+        "Division among ranks: data, images alone; or hybrid, images, and of FC layers the outputs, which "
+        "each rank computes for the images of all. data if not given.",
         "NAME",
         choices=PARALLELS,
         otherwise="data",

@@ -64,7 +64,7 @@ class Settings:
         wire: The type of gradients between ranks; see :class:`cconvnet.ranks.shares.Share`.
         reduction: The order in which gradients of ranks are added, likewise.
         exchange: What ranks exchange of FC layers, likewise.
-        parallel: What ranks divide, likewise.
+        parallel: The division among ranks, likewise.
         preprocessing: The rules by which image files are read.
         pictures: The fingerprints of the data that the run began with; see :mod:`cconvnet.data.fingerprint`.
     """
