@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from cconvnet.formats.onnx_nodes import Nodes
+from cconvnet.layers.rearrange import gaussian_window
 from cconvnet.nets import (
     BatchNormSpec,
     BlurSpec,
@@ -268,8 +269,7 @@ def _add_selection(net: Nodes, layer: SelectSpec) -> None:
 def _add_blur(net: Nodes, layer: BlurSpec) -> None:
     (source,) = layer.inputs
     channels, half = net.shapes[source][2], layer.size // 2
-    line = np.exp(-((np.arange(layer.size) - half) ** 2) / (2 * layer.stdev**2))
-    window = np.outer(line, line) / line.sum() ** 2
-    weight = net.tensor(f"{layer.name}.weight", np.tile(window, (channels, 1, 1, 1)))
+    filters = np.tile(gaussian_window(layer), (channels, 1, 1, 1))
+    weight = net.tensor(f"{layer.name}.weight", filters)
     given = {"group": channels, "pads": [half] * 4, "kernel_shape": [layer.size] * 2}
     net.set(layer.name, net.node("Conv", [net.image(source), weight], layer.name, **given), False)

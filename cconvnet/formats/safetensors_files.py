@@ -26,7 +26,6 @@ _TYPES = {
     **{"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "I64": "<i8", "I32": "<i4", "I16": "<i2"},
     **{"I8": "i1", "U8": "u1", "U16": "<u2", "U32": "<u4", "U64": "<u8", "BOOL": "u1"},
 }
-_NAMES = {"float32": "F32", "int64": "I64"}
 
 
 def is_safetensors(start: bytes) -> bool:
@@ -126,24 +125,40 @@ def _as_read(values: Array, kind: str) -> Array:
         return values.astype(wanted, copy=False)
 
 
+def header_of(
+    tensors: Mapping[str, tuple[np.dtype[Any], tuple[int, ...]]], metadata: Mapping[str, str]
+) -> tuple[list[str], bytes]:
+    """Return the names of tensors in the order of a new file, and the bytes before the tensors.
+
+    Tensors of wide elements come first, so that each begins at a multiple of its elements' size.
+
+    Args:
+        tensors: By name the type and the shape of each.
+        metadata: Texts by name.
+    """
+    names = sorted(tensors, key=lambda name: -tensors[name][0].itemsize)
+    header: dict[str, Any] = {"__metadata__": metadata}
+    begin = 0
+    for name in names:
+        dtype, shape = tensors[name]
+        end = begin + math.prod(shape) * dtype.itemsize
+        kind = "BOOL" if dtype.kind == "b" else f"{dtype.kind.upper()}{8 * dtype.itemsize}"
+        header[name] = {"dtype": kind, "shape": shape, "data_offsets": [begin, end]}
+        begin = end
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return names, len(text).to_bytes(8, "little") + text
+
+
 def write_tensors(path: Path, tensors: Mapping[str, Array]) -> None:
     """Write tensors of float32 and int64 to a file.
 
     Raises:
         OSError: It cannot be written; an older file is then unchanged.
     """
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    # Tensors of wide elements come first, so that each begins at a multiple of its elements' size.
-    names = sorted(tensors, key=lambda name: -tensors[name].itemsize)
-    begin = 0
-    for name in names:
-        tensor = tensors[name]
-        place = [begin, begin + tensor.nbytes]
-        header[name] = {"dtype": _NAMES[str(tensor.dtype)], "shape": tensor.shape, "data_offsets": place}
-        begin += tensor.nbytes
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
+    kinds = {name: (tensor.dtype, tensor.shape) for name, tensor in tensors.items()}
+    names, start = header_of(kinds, {"format": "pt"})
     with replacing(path) as descriptor:
-        write(descriptor, len(text).to_bytes(8, "little") + text)
+        write(descriptor, start)
         for name in names:
             write(descriptor, np.ascontiguousarray(tensors[name]).reshape(-1).view(np.uint8).data)

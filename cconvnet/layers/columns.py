@@ -69,16 +69,6 @@ class Columns:
         self._scale = 1.0 / (share.count * share.batches)
 
     @property
-    def pieces(self) -> list[Piece]:
-        """The weights of all columns."""
-        return [branch.weight for branch in self.layer.branches]
-
-    @property
-    def other_pieces(self) -> list[Piece]:
-        """The layer's other parameters."""
-        return [] if self.layer.bias is None else [self.layer.bias]
-
-    @property
     def bytes(self) -> int:
         """The bytes of activations and gradients that are exchanged, if each rank has one shard.
 
@@ -189,7 +179,7 @@ class Columns:
     def share_weights(self, swap: Swap) -> None:
         """Give all ranks the weights of all columns."""
         self._collect("value", swap, range(self._share.world.size))
-        for piece in self.pieces:
+        for piece in self.layer.weights:
             piece.round()
 
     def collect_momentum(self, swap: Swap) -> None:
@@ -200,7 +190,7 @@ class Columns:
         rank = self._share.world.rank
         own, there = self._columns[rank], [other for other in self._others if other in receivers]
         senders = self._others if rank in receivers else []
-        arrays = [getattr(piece, tensor) for piece in self.pieces]
+        arrays = [getattr(piece, tensor) for piece in self.layer.weights]
         swap(
             [(other, array[own]) for other in there for array in arrays],
             [(other, array[self._columns[other]]) for other in senders for array in arrays],
@@ -230,7 +220,7 @@ class _InputGradient:
     def __init__(
         self, share: Share, device: Any, allocate: Allocate, count: int, c: int, element: Any
     ) -> None:
-        self._device, self._share, self._c = device, share, c
+        self._device, self._share = device, share
         self.own = allocate(device, (len(share.own), count, c), element)
         rows = len(share.own) * (count // share.count)
         several = share.world.size > 1

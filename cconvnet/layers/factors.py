@@ -17,7 +17,7 @@ from typing import Any
 from cconvnet._problem import FcProblem
 from cconvnet.layers.base import Allocate
 from cconvnet.layers.weighted import Branch, WeightedLayer
-from cconvnet.optim import DeviceRates, Piece
+from cconvnet.optim import DeviceRates
 from cconvnet.ranks.shares import Share
 from cconvnet.ranks.wires import Wires
 
@@ -47,16 +47,6 @@ class Factors:
         self._rank = share.world.rank
         self.row = 0
         self.transfer: Any = None
-
-    @property
-    def pieces(self) -> list[Piece]:
-        """The weights whose gradients they give."""
-        return [branch.weight for branch in self.layer.branches]
-
-    @property
-    def other_pieces(self) -> list[Piece]:
-        """The layer's other parameters."""
-        return [] if self.layer.bias is None else [self.layer.bias]
 
     @property
     def bytes(self) -> int:

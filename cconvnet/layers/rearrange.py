@@ -134,6 +134,13 @@ class SelectLayer(_FixedFilterLayer):
         super().__init__(spec.name, x, site, filters, groups=1)
 
 
+def gaussian_window(spec: BlurSpec) -> Array:
+    """Return the filter of a blur, float64[size,size], whose sum is 1."""
+    line = np.exp(-((np.arange(spec.size) - spec.size // 2) ** 2) / (2 * spec.stdev**2))
+    found: Array = np.outer(line, line) / line.sum() ** 2
+    return found
+
+
 class BlurLayer(_FixedFilterLayer):
     """Each channel convolved with the same Gaussian."""
 
@@ -143,7 +150,6 @@ class BlurLayer(_FixedFilterLayer):
         x = only(inputs)
         if spec.size > min(x.image[1:3]):
             raise ValueError(f"size must be at most the image's side, {min(x.image[1:3])}, not {spec.size}")
-        line = np.exp(-((np.arange(spec.size) - spec.size // 2) ** 2) / (2 * spec.stdev**2))
-        window = np.outer(line, line) / line.sum() ** 2
+        window = gaussian_window(spec)
         filters = np.broadcast_to(window[None, :, :, None], (x.channels, spec.size, spec.size, 1))
         super().__init__(spec.name, x, site, filters.astype(np.float32), groups=x.channels)

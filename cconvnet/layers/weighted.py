@@ -187,10 +187,19 @@ class WeightedLayer(Layer):
         return workspace_size(self.device.module, f"{self.type}_{name}", problem, sums=sums)
 
     @property
+    def weights(self) -> list[Piece]:
+        """The weights of each branch."""
+        return [branch.weight for branch in self.branches]
+
+    @property
+    def biases(self) -> list[Piece]:
+        """The bias, if there is one."""
+        return [] if self.bias is None else [self.bias]
+
+    @property
     def pieces(self) -> list[Piece]:
         """The weights of each branch, then the bias."""
-        own = [] if self.bias is None else [self.bias]
-        return [branch.weight for branch in self.branches] + own
+        return self.weights + self.biases
 
     @property
     def epilogue(self) -> InputEpilogue | None:

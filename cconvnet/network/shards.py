@@ -128,7 +128,7 @@ class ShardedUpdates(DeviceRates):
     def _summed_pieces(self, layer: Layer) -> list[Piece]:
         """Return the pieces of a layer whose gradients are summed in the tree."""
         product = self.factors.get(id(layer)) or self.columns.get(id(layer))
-        return layer.pieces if product is None else product.other_pieces
+        return layer.pieces if product is None else product.layer.biases
 
     def _plan_sums(self) -> None:
         """Plan the sums over this rank's shards, and take memory for them."""
@@ -440,7 +440,7 @@ class ShardedUpdates(DeviceRates):
             world.broadcast_array(array)
         device.fill(self.value, value)
         self.distribute()
-        for piece in (piece for product in self._products for piece in product.pieces):
+        for piece in (piece for product in self._products for piece in product.layer.weights):
             for tensor in ("value", "velocity"):
                 array = piece.host(tensor)
                 world.broadcast_array(array)

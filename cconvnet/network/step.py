@@ -221,15 +221,19 @@ class Runner:
 
     def _add_gradients(self, ends_shard: bool) -> None:
         if (shards := self.graph.shards) is not None:
-            last = self._last_learner
-            if ends_shard:
-                self.call(last, last.device, "update", shards.end_shard, self.summed)
-            else:
-                self.call(last, last.device, "update", shards.add_gradients, self.summed == 0)
+            self.add_gradients_of(shards, self._last_learner, ends_shard)
         else:
             for piece in self._pieces:
                 self.call(piece.parameter, piece.device, "update", piece.add_gradient, self.summed == 0)
         self.add_losses()
+
+    def add_gradients_of(self, shards: ShardedUpdates, last: Layer, ends_shard: bool, level: int = 0) -> None:
+        """Add the gradients of a level, which a backward pass that ended with this layer has computed."""
+        work, argument = (
+            (shards.end_shard, self.summed) if ends_shard else (shards.add_gradients, self.summed == 0)
+        )
+        with last.device as device:
+            self.call(last, device, "update", work, argument, level)
 
     def _count(self, ends_shard: bool) -> None:
         if ends_shard and self.graph.shards is not None:

@@ -107,10 +107,7 @@ class Together:
                 runner.begin_exchange(shards, layer)
         if not is_last and (layers := [layer for layer in level.backward if layer.pieces]):
             ends_shard = (number + 1) % shards.share.batches == 0
-            work = shards.end_shard if ends_shard else shards.add_gradients
-            argument = runner.summed if ends_shard else runner.summed == 0
-            with layers[-1].device as device:
-                runner.call(layers[-1], device, "update", work, argument, index)
+            runner.add_gradients_of(shards, layers[-1], ends_shard, index)
 
     def _call(self, columns: Columns, phase: str, work: Callable[..., None], *args: Any) -> None:
         with columns.layer.device as device:

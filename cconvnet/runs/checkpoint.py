@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 
 from cconvnet.errors import CheckpointError
+from cconvnet.formats.safetensors_files import header_of
 from cconvnet.system.outputs import replacing, write
 
 Tensors = dict[str, np.ndarray[Any, Any]]
@@ -128,10 +129,7 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
 
 
 def _header(checkpoint: Checkpoint) -> tuple[list[str], bytes]:
-    """Return the tensors' names in the order of the file, and the bytes before the tensors.
-
-    Tensors of wide elements come first, so that each begins at a multiple of its elements' size.
-    """
+    """Return the tensors' names in the order of the file, and the bytes before the tensors."""
     document = {
         "format": _FORMAT,
         "progress": checkpoint.progress,
@@ -139,20 +137,8 @@ def _header(checkpoint: Checkpoint) -> tuple[list[str], bytes]:
         "spec": checkpoint.spec,
     }
     metadata = {"sha256": _NO_DIGEST.decode(), "checkpoint": json.dumps(document)}
-    described = {
-        name: (tensor.dtype, tensor.shape, tensor.nbytes) for name, tensor in checkpoint.tensors.items()
-    }
-    names = sorted(described, key=lambda name: (-described[name][0].itemsize, name))
-    header: dict[str, Any] = {"__metadata__": metadata}
-    begin = 0
-    for name in names:
-        dtype, shape, size = described[name]
-        kind = "BOOL" if dtype.kind == "b" else f"{dtype.kind.upper()}{8 * dtype.itemsize}"
-        header[name] = {"dtype": kind, "shape": shape, "data_offsets": [begin, begin + size]}
-        begin += size
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    return names, len(text).to_bytes(8, "little") + text
+    kinds = {name: (tensor.dtype, tensor.shape) for name, tensor in checkpoint.tensors.items()}
+    return header_of(dict(sorted(kinds.items())), metadata)
 
 
 def load(path: Path) -> Checkpoint:
