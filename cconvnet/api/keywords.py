@@ -19,7 +19,7 @@ class TrainingKeywords(TypedDict, total=False):
     """Parameters that go with layer_def."""
 
     size: int | None
-    """Side in pixels that images are resized to before crops."""
+    """Side in pixels that images are resized to before crops; with label images, that of their canvas."""
 
     workers: int | None
     """Number of processes that decode images; chosen automatically if not given."""

@@ -33,7 +33,7 @@ class Pictures:
 
     Attributes:
         names: The unique names that messages and reports use.
-        labels: int32[n], from 0 to classes - 1.
+        labels: int32[n], from 0 to classes - 1; or label images, of arrays uint8[n,H,W] or of LabelFiles.
         ranges: The byte ranges of encoded pictures; None for arrays.
         pixels: The images as uint8[n,H,W,C], with C of 1 or 3; None for encoded pictures.
         raw: The shapes of pictures whose bytes are raw pixels, or None.
@@ -84,7 +84,8 @@ class Dataset:
     """The contents of a data folder, before anything is decoded.
 
     Attributes:
-        kind: "pictures", "imagenet tars", "webdataset", "shards", "mnist", "cifar10", "batches", "digits".
+        kind: "pictures", "label images", "imagenet tars", "webdataset", "shards", "mnist", "cifar10",
+            "batches", "digits".
         name: The name in results.
         classes: The labels' names; for ImageNet, the WordNet ids. `titles` are the same in words, where there
             are any.

@@ -12,11 +12,13 @@ import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from cconvnet.data.byte_ranges import ByteRange
+from cconvnet.data.byte_ranges import ByteRange, ByteRanges
 from cconvnet.data.dataset import Dataset, Pictures
+from cconvnet.data.label_images import in_files
 from cconvnet.data.names import composed
 
 DIGITS = 16
@@ -62,8 +64,11 @@ def _of_pictures(dataset: Dataset, pictures: Pictures) -> str:
     names = "\0".join(["", *pictures.names]).replace(f"\0{root}", "\0")
     for text in (names, "\0".join(["", *dataset.classes])):
         digest.update(composed(text).encode(errors="surrogatepass"))
-    digest.update(pictures.labels.astype("<i4").tobytes())
-    ranges = pictures.ranges
+    ranges, labels = pictures.ranges, in_files(pictures.labels)
+    if labels is None:
+        digest.update(pictures.labels.astype("<i4").tobytes())
+    else:
+        _look(labels.ranges, digest)
     if pictures.pixels is not None:
         digest.update(repr(pictures.pixels.shape).encode())
         for image in pictures.pixels:  # one at a time, since all may be as much as the memory holds
@@ -71,12 +76,17 @@ def _of_pictures(dataset: Dataset, pictures: Pictures) -> str:
     elif ranges is not None and ranges.crc32 is not None:
         digest.update(ranges.crc32.astype("<u4").tobytes())
     elif ranges is not None:
-        with ThreadPoolExecutor(_THREADS, thread_name_prefix="cconvnet-scan") as threads:
-            for look, most in ((_length, MAX_LENGTHS), (_beginning, MAX_READ)):
-                chosen = np.unique(np.linspace(0, len(ranges) - 1, min(most, len(ranges))).astype(np.int64))
-                for seen in threads.map(look, ranges.select(chosen)):
-                    digest.update(seen)
+        _look(ranges, digest)
     return digest.hexdigest()[:DIGITS]
+
+
+def _look(ranges: ByteRanges, digest: Any) -> None:
+    """Add lengths and beginnings of some of the pictures to a digest."""
+    with ThreadPoolExecutor(_THREADS, thread_name_prefix="cconvnet-scan") as threads:
+        for look, most in ((_length, MAX_LENGTHS), (_beginning, MAX_READ)):
+            chosen = np.unique(np.linspace(0, len(ranges) - 1, min(most, len(ranges))).astype(np.int64))
+            for seen in threads.map(look, ranges.select(chosen)):
+                digest.update(seen)
 
 
 def _length(stored: ByteRange) -> bytes:

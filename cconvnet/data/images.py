@@ -50,6 +50,7 @@ MAX_FILE_BYTES = 256 * 2**20
 # thousands of scans of a large picture, and decoding them would take hours.
 MAX_SCANS = 100
 DECODERS = ("simplejpeg", "pillow")
+_PNG_GREY, _PNG_PALETTE = 0, 3  # colour types
 
 
 class BrokenImage(Exception):
@@ -216,6 +217,33 @@ def decode_image(
         BrokenImage: The image cannot be decoded.
     """
     return _resized(*_decode(data, size, decoder, preprocessing), size, out)
+
+
+def decode_labels(data: bytes) -> npt.NDArray[np.uint8]:
+    """Decode a PNG whose values are labels, 8-bit grey or a palette's indices, to uint8[H,W].
+
+    The colours of a palette mean nothing. Nothing is turned by EXIF data.
+
+    Raises:
+        BrokenImage: It cannot be decoded, or its values are no labels.
+    """
+    if data.startswith(b"\xff\xd8"):
+        raise BrokenImage("it is a JPEG, which does not keep values exactly; labels need a PNG")
+    if data[:8] != b"\x89PNG\r\n\x1a\n" or len(data) < 26:
+        raise BrokenImage("it is not a PNG")
+    depth, kind = data[24], data[25]  # in the first chunk (PNG specification, section 11.2.2)
+    if kind not in (_PNG_GREY, _PNG_PALETTE):
+        raise BrokenImage("it is a PNG in colour; labels need one of 8-bit grey, or with a palette")
+    if kind == _PNG_GREY and depth != 8:
+        raise BrokenImage(f"it is a PNG of {depth}-bit grey; labels need one of 8 bits, or with a palette")
+    try:
+        image = _open(data)
+        _check_pixels(*image.size)
+        return np.asarray(image)
+    except (BrokenImage, MemoryError):
+        raise
+    except Exception as error:  # decoders raise nearly anything on damaged data
+        raise BrokenImage(str(error) or type(error).__name__) from error
 
 
 def fit_image(data: bytes, sides: tuple[int, int], preprocessing: Preprocessing = CURRENT) -> Pixels:

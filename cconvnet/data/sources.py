@@ -22,7 +22,7 @@ from cconvnet.data.byte_ranges import ByteRanges
 from cconvnet.data.datasets import Dataset, Pictures, Where
 from cconvnet.data.fingerprint import fingerprints
 from cconvnet.data.images import DECODERS, BrokenImage, default_decoder, describe_decoder, read_image
-from cconvnet.data.label_images import has_pixels
+from cconvnet.data.label_images import has_pixels, in_files
 from cconvnet.data.preprocessing import CURRENT, Preprocessing
 from cconvnet.data.shards.reader import RawSplit
 from cconvnet.data.splits import MemorySplit, PictureSplit, Progress, Split, StoredSplit
@@ -115,8 +115,9 @@ def open_source(
 
     Args:
         data: The folder, a file of arrays (.npz), arrays in memory, None or "digits".
-        size: The stored images' side. The shorter side is resized to it, and the centre square is kept. None
-            keeps the files' own size, which must then be the same for all.
+        size: The stored images' side. The shorter side is resized to it, and the centre square is kept.
+            Pictures with label images are not resized, but placed in the middle of a square of this side.
+            None keeps the files' own size, which must then be the same for all.
         cache_bytes: The limit of memory for decoded pictures. If all of them fit, they are decoded once,
             here; otherwise they are decoded whenever they are read. The images and batches are the same
             either way.
@@ -177,14 +178,18 @@ def _of_pictures(
         program = describe_decoder(decoder)
         notes.append(f"pictures decoded by {program}")
         shape = (size, size, 3) if size is not None else _first_shape(dataset.train, decoder, preprocessing)
-        decoding = Decoding(size, shape, decoder, preprocessing)
+        placed = in_files(dataset.train.labels) is not None
+        decoding = Decoding(size, shape, decoder, preprocessing, placed)
+        notes += _placed_notes(dataset, shape, preprocessing) if placed else []
 
     def stored(name: str, pictures: Pictures) -> StoredSplit:
         assert pictures.ranges is not None
         where = name, pictures.names, pictures.ranges
         if pictures.raw is not None:
             return RawSplit(*where, pictures.raw, pictures.labels, size)
-        return PictureSplit(*where, pictures.labels, decoding)
+        files = in_files(pictures.labels)
+        labels = pictures.labels if files is None else files.on(decoding.shape[:2], preprocessing)
+        return PictureSplit(*where, labels, decoding)
 
     found = {name: stored(name, pictures) for name, pictures in parts.items()}
     splits: dict[str, Split] = {}
@@ -218,6 +223,17 @@ def _orientation_notes(dataset: Dataset, asked: Preprocessing, found: Preprocess
     if asked.orientation == "stored":
         return ["these shards contain upright pictures; the run was begun with pictures as they are stored"]
     return []
+
+
+def _placed_notes(dataset: Dataset, shape: tuple[int, int, int], rules: Preprocessing) -> list[str]:
+    """Return notes on pictures with label images that are larger or smaller than the canvas."""
+    notes = []
+    for name, pictures in dataset.splits.items():
+        labels = in_files(pictures.labels)
+        assert labels is not None
+        if note := dataclasses.replace(labels, preprocessing=rules).size_note(shape[:2]):
+            notes.append(f"{name}: {note}")
+    return notes
 
 
 def _source(

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from cconvnet.data.byte_ranges import ByteRanges
 from cconvnet.data.images import Pixels, resize_image
+from cconvnet.data.label_images import has_pixels
 from cconvnet.data.resized_crops import ResizedCrops
 from cconvnet.data.workers import (
     CHUNK,
@@ -65,8 +66,8 @@ class Reader(Protocol):
 class Split(ABC):
     """Labelled images of one shape, read by their numbers.
 
-    `labels` is int32[n], where n = len() is the number of images. Each image has the shape `image_shape`
-    (H,W,C). `name` is "train" or "test".
+    `labels` is int32[n], or label images [n,H,W], where n = len() is the number of images. Each image has the
+    shape `image_shape` (H,W,C). `name` is "train" or "test".
 
     `skipped` maps the numbers of the broken images found so far to the reasons. `left_out` counts pictures
     that have no number, such as those without a label.
@@ -232,10 +233,11 @@ class StoredSplit(Split):
         """Read all images in parallel.
 
         Raises:
-            DataError: Too many images are broken.
+            DataError: Too many images are broken, or a label image is.
         """
         images = np.zeros((len(self), *self.image_shape), np.uint8)
-        split = MemorySplit(self.name, images, self.labels, files=self.names, read_from=self)
+        labels = self.labels[np.arange(len(self))] if has_pixels(self.labels) else self.labels
+        split = MemorySplit(self.name, images, labels, files=self.names, read_from=self)
         split.left_out = self.left_out
         reader = self.open_reader(workers)
         try:

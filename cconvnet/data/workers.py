@@ -36,6 +36,7 @@ import numpy as np
 
 from cconvnet.data.byte_ranges import ByteRange
 from cconvnet.data.images import BrokenImage, Pixels, read_image, read_part
+from cconvnet.data.label_images import CANVAS, centre, paste
 from cconvnet.data.preprocessing import CURRENT, Preprocessing
 from cconvnet.data.resized_crops import ResizedCrops
 from cconvnet.errors import DataError
@@ -66,12 +67,16 @@ class WorkerError(RuntimeError):
 
 @dataclass(frozen=True)
 class Decoding:
-    """The arguments of read_image and read_part for every file of a split."""
+    """The arguments of read_image and read_part for every file of a split.
+
+    With `placed`, pictures are not resized: each is in the middle of a canvas of the shape.
+    """
 
     size: int | None
     shape: tuple[int, int, int]
     decoder: str
     preprocessing: Preprocessing = CURRENT
+    placed: bool = False
 
     def fill(
         self, pictures: Sequence[ByteRange], images: Pixels, crops: ResizedCrops | None = None
@@ -90,6 +95,9 @@ class Decoding:
         for place, stored in enumerate(pictures):
             image = images[place]
             try:
+                if self.placed:
+                    self._place(stored, image)
+                    continue
                 if crops is None:
                     read_image(stored, self.size, self.shape, self.decoder, image, self.preprocessing)
                     continue
@@ -103,6 +111,16 @@ class Decoding:
             except MemoryError as error:
                 raise DataError(f"there is not enough memory to decode {stored.path}") from error
         return broken
+
+    def _place(self, stored: ByteRange, image: Pixels) -> None:
+        pixels = read_image(stored, None, None, self.decoder, preprocessing=self.preprocessing)
+        own, canvas = (pixels.shape[0], pixels.shape[1]), (self.shape[0], self.shape[1])
+        if self.size is None and own != canvas:
+            raise DataError(
+                f"{stored.description} has {own[0]}x{own[1]} pixels (height x width), other images "
+                f"{canvas[0]}x{canvas[1]}; give a size, the side of a canvas for all"
+            )
+        paste(pixels, image, centre(own, canvas), CANVAS)
 
 
 def usable_cores() -> int:
@@ -311,7 +329,8 @@ def main(start: dict[str, Any]) -> None:
     """Run a worker: read a list of files, decode them into the shared memory, answer."""
     answers = answers_to_parent()
     preprocessing = Preprocessing(**start["preprocessing"])
-    decoding = Decoding(start["size"], tuple(start["shape"]), start["decoder"], preprocessing)
+    shape = tuple(start["shape"])
+    decoding = Decoding(start["size"], shape, start["decoder"], preprocessing, start["placed"])
     memory = mmap.mmap(start["memory"], 0)
     images = np.frombuffer(memory, np.uint8).reshape(CHUNK, *decoding.shape)
     for request in sys.stdin.buffer:

@@ -28,6 +28,8 @@ from cconvnet.runs.data_record import account_lines
 
 Stepped = Callable[[int, int], None]  # batches done, batches in all
 
+_ONE_VIEW = "labels of pixels are for one network and one view of each image"
+
 
 class Ensemble:
     """Sum of its members' probabilities for each test image.
@@ -92,7 +94,7 @@ def evaluate_run(
     network = trained.network
     chosen = views_of(network.spec, views)
     if has_pixels(source.test.labels) and (len(chosen) > 1 or trained.dense or ensemble is not None):
-        raise ValueError("labels of pixels are for one network and one view of each image")
+        raise ValueError(_ONE_VIEW)
     tally = Tally()
     with data.Loader(
         source.test,
@@ -306,7 +308,9 @@ def evaluate_runs(
         return sources[key]
 
     source = source_of(0)
-    for number, file in enumerate(files):
+    if len(files) > 1 and has_pixels(source.test.labels):
+        raise ValueError(_ONE_VIEW)
+    for number, file in enumerate(files[1:], 1):
         if not np.array_equal(source_of(number).test.labels, source.test.labels):
             raise ValueError(
                 f"{file} cannot be averaged with {files[0]}: its test images, those of "

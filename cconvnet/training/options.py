@@ -83,7 +83,7 @@ class Options:
     )
     size: int | None = field(
         DATA,
-        "Side in pixels that images are resized to before crops.",
+        "Side in pixels that images are resized to before crops; with label images, that of their canvas.",
         "PIXELS",
         range=Whole(1, MAX_SIDE),
         on_resume="refuse",

@@ -57,6 +57,15 @@ MISSES: dict[str, tuple[Callable[[Path], object], str]] = {
         r"no class folders with pictures; a data folder is one of.*It is empty",
     ),
     "flat": (files("1.jpg", "2.JPEG"), r"2 pictures are in it directly, such as 1\.jpg.*set/CLASS/\*\.jpg"),
+    "CamVid": (
+        files("train/1.jpg", "trainannot/1.png", "val/2.jpg", "valannot/2.png"),
+        r"label images in folders of other names: move train to train/images, trainannot to train/labels, "
+        r"val to test/images, valannot to test/labels$",
+    ),
+    "ADE20K": (
+        files("images/training/1.jpg", "annotations/training/1.png"),
+        r"move images/training to train/images, annotations/training to train/labels$",
+    ),
     "flat train": (
         files("train/1.jpg", "test/2.jpg", "labels.csv"),
         r"set/train has .*: 1 pictures are in it directly.*set/train/CLASS",

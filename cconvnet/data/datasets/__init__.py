@@ -18,6 +18,7 @@ from cconvnet.data.datasets import (
     labels,
     mnist,
     near_misses,
+    segmentation,
     webdataset,
 )
 from cconvnet.data.datasets.arrays import Arrays
@@ -107,6 +108,8 @@ def _in_folder(root: Path, progress: Progress | None) -> Dataset:
         raise near_misses.not_a_folder(root)
     names = {entry.name for entry in entries(root)}
     near_misses.check(root, names)
+    if segmentation.matches(root):  # before class folders: images and labels would be two classes
+        return segmentation.open_dataset(root)
     if mnist.matches(root, names):
         return mnist.open_dataset(root)
     if cifar10.matches(root, names):

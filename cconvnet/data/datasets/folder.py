@@ -34,7 +34,7 @@ from cconvnet.errors import DataError
 TESTS = ("test", "val", "valid", "validation")
 
 
-class _Class(NamedTuple):
+class Listed(NamedTuple):
     """The picture files of a class, sorted by name, and the files that are not used.
 
     Attributes:
@@ -48,7 +48,7 @@ class _Class(NamedTuple):
     subfolder: str
 
 
-_Listing = dict[str, _Class]  # by the classes' names, sorted
+_Listing = dict[str, Listed]  # by the classes' names, sorted
 
 
 def matches(root: Path) -> bool:
@@ -92,7 +92,7 @@ def open_dataset(root: Path, progress: Progress | None = None) -> Dataset:
     for split, classes in found.items():
         listing = listings[split] = {}
         for name, entry in classes.items():
-            listing[name] = _list_pictures(entry.path, root)
+            listing[name] = list_pictures(entry.path, root)
             done += 1
             if progress is not None:
                 progress(done, in_all)
@@ -212,7 +212,12 @@ def _walk(folder: str, ignored: Unused, root: str) -> Iterator[tuple[str, _Entri
         yield where, files
 
 
-def _list_pictures(folder: str, root: Path) -> _Class:
+def list_pictures(folder: str, root: Path) -> Listed:
+    """List the pictures in a folder and those below it; the names of unused files are relative to `root`.
+
+    Raises:
+        DataError: A folder cannot be read.
+    """
     start = f"{root}{os.sep}"
     files: list[str] = []
     left_out: list[LeftOut] = []
@@ -236,7 +241,7 @@ def _list_pictures(folder: str, root: Path) -> _Class:
     files.sort()
     if not all(map(str.isascii, files)):
         files.sort(key=composed)  # the order does not depend on the form of the names
-    return _Class(files, sorted(left_out), ignored, below, subfolder)
+    return Listed(files, sorted(left_out), ignored, below, subfolder)
 
 
 def _outside(folder: Path, root: Path) -> Unused:

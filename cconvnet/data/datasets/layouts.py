@@ -5,6 +5,8 @@ from __future__ import annotations
 LAYOUTS = """a data folder is one of
   train/CLASS/*.jpg and test/CLASS/*.jpg (or val, valid, validation), or only CLASS/*.jpg; .jpeg and .png too,
     also in subfolders of CLASS
+  label images: train/images/*.jpg and train/labels/*.png of the same names, test/ likewise, and classes.txt;
+    or Pascal VOC's folder, with JPEGImages, SegmentationClass and ImageSets/Segmentation
   MNIST's files: train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-images-idx3-ubyte,
     t10k-labels-idx1-ubyte, each perhaps with .gz
   CIFAR-10's binary version: data_batch_1.bin to data_batch_5.bin, test_batch.bin, batches.meta.txt

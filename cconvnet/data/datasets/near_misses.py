@@ -15,7 +15,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cconvnet.data import shards
-from cconvnet.data.datasets import cifar10, cuda_convnet, folder, imagenet, mnist, webdataset
+from cconvnet.data.datasets import (
+    cifar10,
+    cuda_convnet,
+    folder,
+    imagenet,
+    mnist,
+    segmentation,
+    webdataset,
+)
 from cconvnet.data.datasets.layouts import LAYOUTS
 from cconvnet.data.listing import OTHER_PICTURES, entries, is_picture
 from cconvnet.data.names import listed, printable
@@ -108,6 +116,8 @@ def recognized_kind(root: Path) -> str:
             return "shards"
         if imagenet.matches(root, names):
             return "ILSVRC-2012's tars"
+        if segmentation.matches(root):
+            return "pictures with label images"
         if (root / "train").is_dir() and folder.has_pictures_below(root / "train"):
             return "train/CLASS/*"
         if webdataset.matches(root, names):
@@ -125,7 +135,7 @@ def check(root: Path, names: set[str]) -> None:
     """
     if recognized_kind(root) not in ("", TARS):
         return
-    for miss in (_cifar_100, _packed, _renamed, _class_tars):
+    for miss in (_cifar_100, _packed, _renamed, _class_tars, _label_folders):
         text = miss(root, names)
         if text:
             raise DataError(f"{root} {text}")
@@ -382,6 +392,26 @@ def _renamed(root: Path, names: set[str]) -> str:
         return ""
     renames = listed([f"{name} to {file}" for name, file in moves.items()], 4)
     return f"has files with nearly the names of a known dataset: rename {renames}"
+
+
+def _label_folders(root: Path, names: set[str]) -> str:
+    """Recognise label images in folders of other names, as those of CamVid and ADE20K."""
+    pairs = [(name, f"{name}annot") for name in sorted(names) if f"{name}annot" in names]
+    for labels in ("annotations", "labels"):
+        if {"images", labels} <= names:
+            below = [
+                {entry.name for entry in folder.class_folders(root / name)} for name in ("images", labels)
+            ]
+            pairs += [(f"images/{name}", f"{labels}/{name}") for name in sorted(below[0] & below[1])]
+    moves = [
+        f"{own} to {word}/{name}"
+        for pair in pairs
+        if (word := _word(Path(pair[0]).name))
+        for own, name in zip(pair, (segmentation.IMAGES, segmentation.LABELS), strict=True)
+    ]
+    if not moves:
+        return ""
+    return f"has pictures and label images in folders of other names: move {', '.join(moves)}"
 
 
 def _class_tars(root: Path, names: set[str]) -> str:
