@@ -14,8 +14,9 @@ The modules in reading order:
 - ``weights``: trained weights of any of these files, fitted to a network, and a table of formats.
 - ``protobuf``: messages in protobuf's wire format.
 - ``drafts``: a network and its weights under construction, from the layers of another program.
-- ``onnx_reader``: a network in an ONNX file. ``onnx_schema``, ``onnx_graph``, ``onnx_constants`` and
-  ``onnx_operators``: the fields of its messages, its nodes, constants, and operators as layers.
+- ``onnx_reader``: a network in an ONNX file. ``onnx_schema``, ``onnx_graph``, ``onnx_constants``,
+  ``onnx_operators`` and ``onnx_channels``: the fields of its messages, its nodes, constants, and operators as
+  layers.
 - ``onnx_writer``: a network written as an ONNX file, by ``onnx_layers`` and ``onnx_nodes``.
 - ``prototxt``: protobuf's text format.
 - ``caffe_reader``: a network of Caffe with its weights, by ``caffe_layers`` and ``caffe_weights``.

@@ -19,7 +19,9 @@ from cconvnet.nets import (
     NEURONS,
     BatchNormSpec,
     ConvSpec,
+    DeconvSpec,
     FcSpec,
+    FilterSpec,
     InputSpec,
     LayerSpec,
     NetSpec,
@@ -27,6 +29,7 @@ from cconvnet.nets import (
     NeuronSpec,
     SelectSpec,
     SoftmaxCostSpec,
+    WeightedSpec,
 )
 from cconvnet.nets.ends import DEFAULT_RECIPE
 from cconvnet.nets.shapes import Shape, check_layer, output_shape, text_of
@@ -125,7 +128,7 @@ class Draft:
         if shape[2] > MAX_CHANNELS:
             raise ValueError(f"has {shape[2]:,} channels, more than {MAX_CHANNELS:,}")
         self.layers[name] = spec
-        flat = all(signal.flat for signal in inputs) and not isinstance(spec, ConvSpec)
+        flat = all(signal.flat for signal in inputs) and not isinstance(spec, FilterSpec)
         return Signal(name, shape, flat or isinstance(spec, FcSpec))
 
     def _free(self, wish: str) -> str:
@@ -159,6 +162,28 @@ class Draft:
         fields |= {"filters": k, "window": (r, s), "groups": groups}
         y = self._product(ConvSpec, name, x, bias, fields)
         self._set(y, weight.transpose(0, 2, 3, 1), (k, r, s, c), bias)
+        return y
+
+    def deconv(
+        self, name: str, x: Signal, weight: Array, bias: Array | None, groups: int = 1, **fields: Any
+    ) -> Signal:
+        """Add a transposed convolution with a weight [C, K/groups, R, S].
+
+        Raises:
+            ValueError: the weight or the bias does not fit.
+        """
+        if weight.ndim != 4 or min(weight.shape) < 1:
+            raise ValueError(f"the weight must be [C, K/groups, R, S], not {list(weight.shape)}")
+        c, k, r, s = weight.shape
+        if x.flat and not x.is_row:
+            raise ValueError("a transposed convolution cannot read a row of values")
+        if c != x.shape[2]:
+            raise ValueError(
+                f"the weight {list(weight.shape)} reads {c} channels, but there are {x.shape[2]}"
+            )
+        fields |= {"filters": k * groups, "window": (r, s), "groups": groups}
+        y = self._product(DeconvSpec, name, x, bias, fields)
+        self._set(y, weight.transpose(0, 2, 3, 1), (c, r, s, k), bias)
         return y
 
     def fc(
@@ -209,7 +234,7 @@ class Draft:
     def _set(self, y: Signal, weight: Array, shape: tuple[int, ...], bias: Array | None) -> None:
         self._keep(f"{y.layer}.weight", weight, shape)
         if bias is not None:
-            self._keep(f"{y.layer}.bias", _vector("the bias", bias, shape[0]))
+            self._keep(f"{y.layer}.bias", _vector("the bias", bias, y.shape[2]))
 
     def _keep(self, name: str, array: Array, shape: tuple[int, ...] | None = None) -> None:
         """Keep an array as float32 of a shape, row by row; a single value that fills it is not repeated.
@@ -260,7 +285,7 @@ class Draft:
     def activate(self, name: str, x: Signal, neuron: Neuron, alone: bool) -> Signal:
         """Add an activation function; if it alone reads a product, as part of that."""
         product = self.layers.get(x.layer)
-        if alone and isinstance(product, ConvSpec | FcSpec) and product.neuron is None:
+        if alone and isinstance(product, WeightedSpec) and product.neuron is None:
             self.layers[x.layer] = dataclasses.replace(product, neuron=neuron)
             return x
         if re.fullmatch(rf"({'|'.join(NEURONS)})?\d*", name):

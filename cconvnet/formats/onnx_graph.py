@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -134,13 +134,13 @@ class Translation:
         """True if a single node reads a result."""
         return self._readers[name] == 1 and name not in self._shared
 
-    def set_signal(self, node: Node, signal: Signal) -> None:
-        """Set the result of a node."""
-        name = node.outputs[0]
-        self.signals[name] = signal
-        for source in node.inputs:
-            if source in self.signals and self.signals[source].layer == signal.layer:
-                self._shared.update([name] * (not self.alone(source)))
+    def set_signals(self, node: Node, signals: Sequence[Signal]) -> None:
+        """Set the results of a node, in their order; those that no layer computes lack."""
+        for name, signal in zip(node.outputs, signals, strict=False):
+            self.signals[name] = signal
+            for source in node.inputs:
+                if source in self.signals and self.signals[source].layer == signal.layer:
+                    self._shared.update([name] * (not self.alone(source)))
 
     # ---- what a node reads ----
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from cconvnet.nets import (
     ConcatSpec,
     ContrastNormSpec,
     ConvSpec,
+    CostSpec,
     DeconvSpec,
     DropoutSpec,
     FcSpec,
@@ -41,92 +43,119 @@ def check(layer: LayerSpec) -> None:
     Raises:
         ValueError: it cannot; the text names the layer.
     """
-    if isinstance(layer, DeconvSpec):
-        raise ValueError(f"layer {layer.name}: transposed convolutions are not written to ONNX")
-    if isinstance(layer, LocalSpec | ContrastNormSpec | RbfSpec):
-        raise ValueError(f"layer {layer.name}: ONNX has no operator for {layer.type}")
-    if isinstance(layer, LrnSpec):
-        if layer.region != "across_channels":
-            raise ValueError(f"layer {layer.name}: ONNX has no operator for {layer.type} in the same map")
-        if layer.size % 2 == 0:
-            raise ValueError(f"layer {layer.name}: ONNX centres windows of {layer.size} channels elsewhere")
+    if type(layer) not in _ADDERS and not isinstance(layer, CostSpec):
+        raise ValueError(f"layer {layer.name}: ONNX has no operators for {layer.type}")
 
 
 def add(net: Nodes, layer: LayerSpec) -> None:
     """Add the nodes of a layer that :func:`check` lets pass."""
-    match layer:
-        case ConvSpec():
-            _add_conv(net, layer)
-        case FcSpec():
-            _add_fc(net, layer)
-        case NeuronSpec():
-            source = layer.inputs[0]
-            value = _neuron(net, layer.neuron, net.values[source], layer.name)
-            net.set(layer.name, value, net.is_row(source))
-        case PoolSpec():
-            _add_pool(net, layer)
-        case LrnSpec():
-            _add_lrn(net, layer)
-        case BatchNormSpec():
-            _add_norm(net, layer)
-        case DropoutSpec():
-            _add_dropout(net, layer)
-        case SumSpec():
-            inputs, row = net.together(layer.inputs)
-            if set(layer.coeffs) - {1}:
-                inputs = [
-                    value if coeff == 1 else _times(net, value, coeff)
-                    for value, coeff in zip(inputs, layer.coeffs, strict=True)
-                ]
-            net.set(layer.name, net.node("Add" if len(inputs) == 2 else "Sum", inputs, layer.name), row)
-        case MaxSpec():
-            inputs, row = net.together(layer.inputs)
-            net.set(layer.name, net.node("Max", inputs, layer.name), row)
-        case ConcatSpec():
-            inputs, row = net.together(layer.inputs)
-            net.set(layer.name, net.node("Concat", inputs, layer.name, axis=1), row)
-        case SelectSpec():
-            _add_selection(net, layer)
-        case BlurSpec():
-            _add_blur(net, layer)
+    _ADDERS[type(layer)](net, layer)
 
 
 # ---- products ------------------------------------------------------------------------------------------
 
 
 def _add_conv(net: Nodes, layer: ConvSpec) -> None:
-    products = []
-    bias = None if layer.bias is None else net.state(f"{layer.name}.bias")
-    for index, source in enumerate(layer.inputs):
-        own, suffix = layer.for_input(index), f".{index}" if len(layer.inputs) > 1 else ""
-        weight = net.state(f"{layer.name}.weight{suffix}").transpose(0, 3, 1, 2)
-        inputs = [net.image(source), net.tensor(f"{layer.name}.weight{suffix}", weight)]
-        if bias is not None and index == 0 and layer.shared_bias:
-            inputs.append(net.tensor(f"{layer.name}.bias", bias))
-        pads = []
-        for axis in range(2):
-            size, stride = net.shapes[source][axis], own.stride[axis]
-            before, after = both_sides(own.padding[axis])
-            reach = (own.window[axis] - 1) * own.dilation[axis] + 1
-            count = windows(size, own.window[axis], stride, (before, after), own.rounding, own.dilation[axis])
-            pads.append((before, max(after, (count - 1) * stride + reach - size - before)))
-        products.append(
-            net.node(
-                "Conv",
-                inputs,
-                layer.name,
-                kernel_shape=list(own.window),
-                strides=list(own.stride),
-                dilations=list(own.dilation),
-                group=own.groups,
-                pads=_as_pads(pads),
-            )
+    def product(index: int, own: ConvSpec, weight: str, bias: list[str]) -> str:
+        source = layer.inputs[index]
+        return net.node(
+            "Conv",
+            [net.image(source), net.tensor(weight, net.state(weight).transpose(0, 3, 1, 2)), *bias],
+            layer.name,
+            kernel_shape=list(own.window),
+            strides=list(own.stride),
+            dilations=list(own.dilation),
+            group=own.groups,
+            pads=_window_pads(net, source, own),
         )
+
+    _add_products(net, layer, product)
+
+
+def _add_deconv(net: Nodes, layer: DeconvSpec) -> None:
+    def product(index: int, own: DeconvSpec, weight: str, bias: list[str]) -> str:
+        source = layer.inputs[index]
+        pads = [both_sides(padding) for padding in own.padding]
+        more = [
+            count - ((size - 1) * stride + window - sum(pad))
+            for count, size, stride, window, pad in zip(
+                net.shapes[layer.name], net.shapes[source], own.stride, own.window, pads, strict=False
+            )
+        ]
+        return net.node(
+            "ConvTranspose",
+            [net.image(source), net.tensor(weight, net.state(weight).transpose(0, 3, 1, 2)), *bias],
+            layer.name,
+            kernel_shape=list(own.window),
+            strides=list(own.stride),
+            group=own.groups,
+            pads=_as_pads(pads),
+            output_padding=more,
+        )
+
+    _add_products(net, layer, product)
+
+
+def _add_local(net: Nodes, layer: LocalSpec) -> None:
+    def product(index: int, own: LocalSpec, weight: str, bias: list[str]) -> str:
+        source = layer.inputs[index]
+        value = net.state(weight)
+        p, q, k, r, s, c = value.shape
+        channels, groups = net.shapes[source][2], own.groups
+        # Filters of one 1 give the values of each window, c * r * s of them for each position.
+        ones = np.tile(np.eye(r * s).reshape(r * s, 1, r, s), (channels, 1, 1, 1))
+        columns = net.node(
+            "Conv",
+            [net.image(source), net.tensor(f"{layer.name}.windows", ones)],
+            kernel_shape=[r, s],
+            strides=list(own.stride),
+            group=channels,
+            pads=_window_pads(net, source, own),
+        )
+        rows = net.node("Transpose", [columns], perm=[2, 3, 0, 1])
+        filters = value.transpose(0, 1, 5, 3, 4, 2).reshape(p, q, c * r * s, groups, k // groups)
+        products = []
+        for group, part in enumerate(_parts(net, rows, 3, groups, c * r * s)):
+            name = weight if groups == 1 else f"{weight}.group{group}"
+            products.append(net.node("MatMul", [part, net.tensor(name, filters[:, :, :, group])]))
+        joined = products[0] if groups == 1 else net.node("Concat", products, axis=3)
+        return net.node("Transpose", [joined], layer.name, perm=[2, 3, 0, 1])
+
+    _add_products(net, layer, product)
+
+
+def _add_products(net: Nodes, layer: Any, product: Callable[[int, Any, str, list[str]], str]) -> None:
+    """Add a layer with filters.
+
+    Args:
+        net: the graph.
+        layer: the layer.
+        product: adds the product with the input of an index, and returns the name of its output; it gets the
+            layer as it is for this input, and the names of its weight and, perhaps, of its bias.
+    """
+    products, bias = [], f"{layer.name}.bias"
+    of_channels = layer.bias is not None and layer.shared_bias
+    for index in range(len(layer.inputs)):
+        suffix = f".{index}" if len(layer.inputs) > 1 else ""
+        given = [net.tensor(bias, net.state(bias))] if of_channels and index == 0 else []
+        products.append(product(index, layer.for_input(index), f"{layer.name}.weight{suffix}", given))
     value = products[0] if len(products) == 1 else net.node("Sum", products, layer.name)
-    if bias is not None and not layer.shared_bias:
-        planes = bias.transpose(2, 0, 1)[None]
-        value = net.node("Add", [value, net.tensor(f"{layer.name}.bias", planes)], layer.name)
+    if layer.bias is not None and not of_channels:
+        planes = net.state(bias).transpose(2, 0, 1)[None]
+        value = net.node("Add", [value, net.tensor(bias, planes)], layer.name)
     net.set(layer.name, _neuron(net, layer.neuron, value, layer.name), False)
+
+
+def _window_pads(net: Nodes, source: str, own: ConvSpec | LocalSpec) -> list[int]:
+    """Return the zeros around an image, with those that a last window beyond the edge reads."""
+    pads = []
+    for axis in range(2):
+        size, stride = net.shapes[source][axis], own.stride[axis]
+        before, after = both_sides(own.padding[axis])
+        reach = (own.window[axis] - 1) * own.dilation[axis] + 1
+        count = windows(size, own.window[axis], stride, (before, after), own.rounding, own.dilation[axis])
+        pads.append((before, max(after, (count - 1) * stride + reach - size - before)))
+    return _as_pads(pads)
 
 
 def _add_fc(net: Nodes, layer: FcSpec) -> None:
@@ -215,20 +244,71 @@ def _as_pads(pads: list[Pair]) -> list[int]:
 
 def _add_lrn(net: Nodes, layer: LrnSpec) -> None:
     (source,) = layer.inputs
+    x, channels = net.image(source), net.shapes[source][2] // layer.groups
+    if layer.region != "across_channels" or layer.size % 2 == 0:
+        # ONNX centres windows of an even number of channels elsewhere, and knows none within a map.
+        squares = net.node("Mul", [x, x])
+        if layer.region == "across_channels":
+            total = _sum_of_channels(net, layer, squares)
+        else:
+            total = _times(net, _mean_of_windows(net, layer.size, squares, True), layer.size**2)
+        _add_power(net, layer, x, total)
+        return
     given: dict[str, Any] = {"size": layer.size, "beta": float(layer.beta), "bias": float(layer.k)}
     given["alpha"] = float(layer.alpha * layer.size)  # of the mean of the squares, not of their sum
-    x, channels = net.image(source), net.shapes[source][2] // layer.groups
     if layer.groups == 1:
         net.set(layer.name, net.node("LRN", [x], layer.name, **given), False)
         return
-    axes, parts = net.integers(f"{layer.name}.axes", [1]), []
-    for group in range(layer.groups):
-        limits = [
-            net.integers(f"{layer.name}.{key}", [(group + step) * channels])
-            for key, step in (("from", 0), ("to", 1))
-        ]
-        parts.append(net.node("LRN", [net.node("Slice", [x, *limits, axes])], **given))
+    parts = [net.node("LRN", [part], **given) for part in _parts(net, x, 1, layer.groups, channels)]
     net.set(layer.name, net.node("Concat", parts, layer.name, axis=1), False)
+
+
+def _add_contrast_norm(net: Nodes, layer: ContrastNormSpec) -> None:
+    x = net.image(layer.inputs[0])
+    above = net.node("Sub", [x, _mean_of_windows(net, layer.size, x, False)])
+    means = _mean_of_windows(net, layer.size, net.node("Mul", [above, above]), True)
+    _add_power(net, layer, x, _times(net, means, layer.size**2))
+
+
+def _add_power(net: Nodes, layer: LrnSpec | ContrastNormSpec, x: str, total: str) -> None:
+    """Add x * (k + alpha * total)^-beta."""
+    product = _times(net, total, layer.alpha)
+    below = net.node("Add", [product, net.tensor(f"{layer.name}.k", np.array(layer.k))])
+    power = net.node("Pow", [below, net.tensor(f"{layer.name}.beta", np.array(-layer.beta))])
+    net.set(layer.name, net.node("Mul", [x, power], layer.name), False)
+
+
+def _mean_of_windows(net: Nodes, size: int, x: str, beyond: bool) -> str:
+    """Return the means of windows around each pixel, of the pixels in the map or of those beyond it too."""
+    before = size // 2
+    pads = [(before, size - 1 - before)] * 2
+    given: dict[str, Any] = {
+        "kernel_shape": [size] * 2,
+        "pads": _as_pads(pads),
+        "count_include_pad": int(beyond),
+    }
+    return net.node("AveragePool", [x], strides=[1, 1], **given)
+
+
+def _sum_of_channels(net: Nodes, layer: LrnSpec, x: str) -> str:
+    """Return the sums over windows of channels, by filters of ones."""
+    all_channels = net.shapes[layer.inputs[0]][2]
+    channels = all_channels // layer.groups
+    distance = np.arange(channels) - np.arange(channels)[:, None]
+    first = -(layer.size // 2)
+    within = (first <= distance) & (distance < first + layer.size)
+    filters = np.tile(within, (layer.groups, 1))[:, :, None, None].astype(np.float32)
+    weight = net.tensor(f"{layer.name}.windows", filters)
+    return net.node("Conv", [x, weight], group=layer.groups, kernel_shape=[1, 1])
+
+
+def _parts(net: Nodes, x: str, axis: int, count: int, size: int) -> list[str]:
+    """Return equal parts of a value along an axis."""
+    if count == 1:
+        return [x]
+    axes = net.integers(f"{x}.axes", [axis])
+    limits = [net.integers(f"{x}.part{part}", [part * size]) for part in range(count + 1)]
+    return [net.node("Slice", [x, limits[part], limits[part + 1], axes]) for part in range(count)]
 
 
 def _add_norm(net: Nodes, layer: BatchNormSpec) -> None:
@@ -240,11 +320,39 @@ def _add_norm(net: Nodes, layer: BatchNormSpec) -> None:
     net.set(layer.name, net.node("BatchNormalization", inputs, layer.name, **given), net.is_row(source))
 
 
+def _add_neuron(net: Nodes, layer: NeuronSpec) -> None:
+    (source,) = layer.inputs
+    net.set(layer.name, _neuron(net, layer.neuron, net.values[source], layer.name), net.is_row(source))
+
+
 def _add_dropout(net: Nodes, layer: DropoutSpec) -> None:
     """Add the factor that dropout is in tests; none for inverted dropout."""
     (source,) = layer.inputs
     factor = 1.0 if layer.inverted else layer.keep
     net.set(layer.name, _times(net, net.values[source], factor), net.is_row(source))
+
+
+# ---- several inputs ------------------------------------------------------------------------------------
+
+
+def _add_sum(net: Nodes, layer: SumSpec) -> None:
+    inputs, row = net.together(layer.inputs)
+    if set(layer.coeffs) - {1}:
+        inputs = [
+            value if coeff == 1 else _times(net, value, coeff)
+            for value, coeff in zip(inputs, layer.coeffs, strict=True)
+        ]
+    net.set(layer.name, net.node("Add" if len(inputs) == 2 else "Sum", inputs, layer.name), row)
+
+
+def _add_max(net: Nodes, layer: MaxSpec) -> None:
+    inputs, row = net.together(layer.inputs)
+    net.set(layer.name, net.node("Max", inputs, layer.name), row)
+
+
+def _add_concat(net: Nodes, layer: ConcatSpec) -> None:
+    inputs, row = net.together(layer.inputs)
+    net.set(layer.name, net.node("Concat", inputs, layer.name, axis=1), row)
 
 
 # ---- channels ------------------------------------------------------------------------------------------
@@ -273,3 +381,39 @@ def _add_blur(net: Nodes, layer: BlurSpec) -> None:
     weight = net.tensor(f"{layer.name}.weight", filters)
     given = {"group": channels, "pads": [half] * 4, "kernel_shape": [layer.size] * 2}
     net.set(layer.name, net.node("Conv", [net.image(source), weight], layer.name, **given), False)
+
+
+# ---- distances -----------------------------------------------------------------------------------------
+
+
+def _add_distances(net: Nodes, layer: RbfSpec) -> None:
+    """Add 2 x w - sum of w^2, by a product with the codes w of 1 and -1, minus the sum of x^2."""
+    (source,) = layer.inputs
+    h, w, c = net.shapes[source]
+    codes = np.array([[1 if sign == "+" else -1 for sign in code] for code in layer.codes])
+    planes = codes.reshape(-1, h, w, c).transpose(0, 3, 1, 2).reshape(codes.shape)
+    x, minus = net.planes(source), np.full(len(codes), -h * w * c)
+    inputs = [x, net.tensor(f"{layer.name}.codes", 2 * planes), net.tensor(f"{layer.name}.count", minus)]
+    squares = net.node("ReduceSumSquare", [x], axes=[1], keepdims=1)
+    product = net.node("Gemm", inputs, transB=1)
+    net.set(layer.name, net.node("Sub", [product, squares], layer.name), True)
+
+
+_ADDERS: dict[type[LayerSpec], Callable[[Nodes, Any], None]] = {
+    ConvSpec: _add_conv,
+    DeconvSpec: _add_deconv,
+    LocalSpec: _add_local,
+    FcSpec: _add_fc,
+    NeuronSpec: _add_neuron,
+    PoolSpec: _add_pool,
+    LrnSpec: _add_lrn,
+    ContrastNormSpec: _add_contrast_norm,
+    BatchNormSpec: _add_norm,
+    DropoutSpec: _add_dropout,
+    SumSpec: _add_sum,
+    MaxSpec: _add_max,
+    ConcatSpec: _add_concat,
+    SelectSpec: _add_selection,
+    BlurSpec: _add_blur,
+    RbfSpec: _add_distances,
+}

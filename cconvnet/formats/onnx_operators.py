@@ -1,7 +1,8 @@
 """ONNX's operators as layers.
 
-Each function translates one operator. It raises a ValueError for a node that no layer computes. Source:
-https://github.com/onnx/onnx/blob/main/docs/Operators.md, the versions from 7 to 22.
+Each function translates one operator, and returns its result, or its results in order. It raises a ValueError
+for a node that no layer computes. Source: https://github.com/onnx/onnx/blob/main/docs/Operators.md, the
+versions from 7 to 22.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from cconvnet.formats.drafts import MAX_SELECTED, Signal
+from cconvnet.formats import onnx_channels
+from cconvnet.formats.drafts import Signal
 from cconvnet.formats.onnx_graph import Array, Node, Translation
 from cconvnet.nets import (
     DATA,
@@ -27,7 +29,7 @@ from cconvnet.nets import (
 )
 from cconvnet.nets.shapes import windows
 
-Operator = Callable[[Translation, Node], Signal]
+Operator = Callable[[Translation, Node], Signal | list[Signal]]
 _SAME = ("SAME_UPPER", "SAME_LOWER")
 
 
@@ -53,15 +55,22 @@ def _padding(node: Node, shape: tuple[int, ...], window: Pair) -> tuple[Pair, Pa
     return (values[0], values[2]), (values[1], values[3])
 
 
-def _conv(net: Translation, node: Node) -> Signal:
-    x, weight = net.signal(node, padded=True), net.constant(node, 1, "the weight")
+def _filters(net: Translation, node: Node) -> tuple[Array, Array | None, Pair]:
+    """Return the weight and the bias of a node with filters, and their window."""
+    weight = net.constant(node, 1, "the weight")
     bias = net.constant(node, 2, "the bias") if net.has(node, 2) else None
-    window = weight.shape[2:]
     if weight.ndim != 4:
         raise ValueError(f"only images are convolved, with a weight of 4 dimensions, not {weight.ndim}")
+    window = weight.shape[2], weight.shape[3]
     if node.integers("kernel_shape", window) != list(window):
         raise ValueError(f"kernel_shape is {node.integers('kernel_shape')}, the weight's is {list(window)}")
-    padding = _padding(node, x.shape, (window[0], window[1]))
+    return weight, bias, window
+
+
+def _conv(net: Translation, node: Node) -> Signal:
+    x = net.signal(node, padded=True)
+    weight, bias, window = _filters(net, node)
+    padding = _padding(node, x.shape, window)
     if node.inputs[0] in net.paddings:
         top, left, bottom, right = net.paddings[node.inputs[0]]
         if node.text("auto_pad", "NOTSET") in _SAME:
@@ -73,6 +82,34 @@ def _conv(net: Translation, node: Node) -> Signal:
     return net.draft.conv(
         node.name, x, weight, bias, groups, stride=strides, padding=padding, dilation=dilations
     )
+
+
+def _deconv(net: Translation, node: Node) -> Signal:
+    x = net.signal(node)
+    weight, bias, window = _filters(net, node)
+    if node.pair("dilations") != (1, 1):
+        raise ValueError("transposed convolutions without gaps only: dilations must be 1")
+    auto, strides = node.text("auto_pad", "NOTSET"), node.pair("strides")
+    more = node.integers("output_padding", (0, 0))
+    whole = [(size - 1) * stride + side for size, stride, side in zip(x.shape, strides, window, strict=False)]
+    sides = node.integers("output_shape")[-2:]
+    if auto in _SAME and not sides:
+        sides = [size * stride for size, stride in zip(x.shape, strides, strict=False)]
+    if len(more) != 2 or len(sides) not in (0, 2):
+        raise ValueError("output_padding and output_shape must be two numbers")
+    if not sides:
+        padding = _padding(node, x.shape, window)
+        sides = [one + extra - sum(pad) for one, extra, pad in zip(whole, more, padding, strict=True)]
+    else:  # which say the padding; of an odd one the larger half is in front, but for SAME_UPPER
+        pads = []
+        for one, extra, side in zip(whole, more, sides, strict=True):
+            total = max(0, one + extra - side)
+            less, most = total // 2, total - total // 2
+            pads.append((less, most) if auto == "SAME_UPPER" else (most, less))
+        padding = pads[0], pads[1]
+    groups = node.integer("group", 1)
+    given = {"stride": strides, "padding": padding, "outputs": tuple(sides)}
+    return net.draft.deconv(node.name, x, weight, bias, groups, **given)
 
 
 def _pool(net: Translation, node: Node) -> Signal:
@@ -381,78 +418,9 @@ def _softmax(net: Translation, node: Node) -> Signal:
     return x
 
 
-# ---- channels ------------------------------------------------------------------------------------------
-
-
-def _pad(net: Translation, node: Node) -> Signal:
-    if node.text("mode", "constant") != "constant":
-        raise ValueError("only zeros are added, mode must be constant")
-    pads = net.small(node, 1, "pads") if net.has(node, 1) else node.integers("pads")
-    value = net.constant(node, 2, "the value") if net.has(node, 2) else np.array([node.real("value", 0.0)])
-    if value.size and value.any():
-        raise ValueError("only zeros are added")
-    x = net.signal(node)
-    rank = 2 if x.flat else 4
-    if net.has(node, 3):
-        axes = [axis % rank for axis in net.small(node, 3, "the axes")]
-        given, pads = pads, [0] * 2 * rank
-        for index, axis in enumerate(axes):
-            pads[axis], pads[rank + axis] = given[index], given[len(axes) + index]
-    if len(pads) != 2 * rank or min(pads) < 0 or pads[0] or pads[rank]:
-        raise ValueError(f"the pads {pads} are not those of channels, height and width")
-    before, after = pads[1], pads[rank + 1]
-    if before or after:
-        if x.flat and not x.is_row:
-            raise ValueError("adds to a row of values of an image")
-        x = _select(net, node, x, [(None, before), (0, x.shape[2]), (None, after)])
-    if any(pads[2:rank] + pads[rank + 2 :]):
-        net.paddings[node.outputs[0]] = pads[2], pads[3], pads[6], pads[7]
-    return x
-
-
-def _select(net: Translation, node: Node, x: Signal, runs: list[tuple[int | None, int]]) -> Signal:
-    """Add a selection of channels, given as runs of (first channel, or None for zeros; length)."""
-    if sum(length for _, length in runs) > MAX_SELECTED:
-        raise ValueError(f"gives more than {MAX_SELECTED:,} channels")
-    channels: list[int | None] = []
-    for first, length in runs:
-        channels += [None] * length if first is None else range(first, first + length)
-    return _selection(net, node, x, channels)
-
-
-def _selection(net: Translation, node: Node, x: Signal, channels: list[int | None]) -> Signal:
-    if channels == [*range(x.shape[2])]:
-        return x
-    if x.flat and not x.is_row:
-        raise ValueError("chooses among a row of values of an image")
-    return net.draft.select(node.name, x, channels)
-
-
-def _slice(net: Translation, node: Node) -> Signal:
-    x = net.signal(node)
-    names = ("starts", "ends", "axes", "steps")
-    starts, ends, axes, steps = (
-        net.small(node, index, name) if net.has(node, index) else node.integers(name)
-        for index, name in enumerate(names, 1)
-    )
-    rank = 2 if x.flat else 4
-    if len(starts) != len(ends) or {axis % rank for axis in axes or range(len(starts))} != {1}:
-        raise ValueError("only channels are chosen")
-    channels = [*range(x.shape[2])[starts[0] : ends[0] : (steps or [1])[0] or 1]]
-    return _selection(net, node, x, [*channels])
-
-
-def _gather(net: Translation, node: Node) -> Signal:
-    x, indices = net.signal(node), net.small(node, 1, "the indices")
-    if node.integer("axis", 0) not in (1, -1 if x.flat else -3):
-        raise ValueError("only channels are chosen")
-    if not all(-x.shape[2] <= index < x.shape[2] for index in indices):
-        raise ValueError(f"chooses channels that are not there; there are {x.shape[2]}")
-    return _selection(net, node, x, [index % x.shape[2] for index in indices])
-
-
 OPERATORS: dict[str, Operator] = {
     "Conv": _conv,
+    "ConvTranspose": _deconv,
     **dict.fromkeys(("MaxPool", "AveragePool"), _pool),
     **dict.fromkeys(("GlobalAveragePool", "GlobalMaxPool"), _whole_pool),
     "ReduceMean": _reduce_mean,
@@ -477,7 +445,8 @@ OPERATORS: dict[str, Operator] = {
     "Reshape": _reshape,
     **dict.fromkeys(("Squeeze", "Unsqueeze"), _squeeze),
     **dict.fromkeys(("Softmax", "LogSoftmax"), _softmax),
-    "Pad": _pad,
-    "Slice": _slice,
-    "Gather": _gather,
+    "Pad": onnx_channels.pad,
+    "Slice": onnx_channels.take_slice,
+    "Gather": onnx_channels.gather,
+    "Split": onnx_channels.split,
 }

@@ -156,8 +156,8 @@ def _translate(net: Translation, node: Node) -> None:
         return
     if node.op not in OPERATORS:
         raise ValueError(f"{node.op} is only computed of constants")
-    signal = OPERATORS[node.op](net, node)
-    net.set_signal(node, signal)
+    found = OPERATORS[node.op](net, node)
+    net.set_signals(node, [found] if isinstance(found, Signal) else found)
     if node.op in _ENDS and node.inputs[0] in net.softmax:
         net.softmax[node.outputs[0]] = net.softmax[node.inputs[0]]
 

@@ -4,8 +4,9 @@ The file computes what the network computes outside of training, for any number 
 is float [N, C, H, W], RGB, of the network's input size: pixels from 0 to 255, of which nodes subtract the
 mean, or images that are normalised already. Heads are left out, and the towers of a split layer are one.
 
-What ONNX cannot say is refused by the layer's name: layers with a filter for each position, normalisation
-within a map, and distances from codes.
+Layers that are no operator of ONNX are several: a layer with filters for each position is a product of
+matrices, and normalisation within a map a mean of squares and a power. What ONNX cannot say is refused by the
+layer's name.
 """
 
 from __future__ import annotations

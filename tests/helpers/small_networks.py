@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from cconvnet import nets
 from cconvnet.devices import Device, DeviceUnavailable, get_device
 from cconvnet.nets import (
     RELU,
@@ -28,6 +29,7 @@ from cconvnet.nets import (
     chain,
 )
 from cconvnet.nets.costs import labels_of
+from cconvnet.nets.transform import scaled
 from cconvnet.network import Network
 
 CLASSES = 4
@@ -145,6 +147,16 @@ CHAINS = net_of(
     image=(13, 12, 2),
     stored=(15, 15),
 )
+
+
+def reduced(name: str) -> NetSpec:
+    """Return a built-in network at a reduced size."""
+    spec = nets.build(name)
+    if spec.stored[0] <= 32:
+        return scaled(spec, 0.5, classes=10) if name.startswith("resnet") else spec
+    side = {"overfeat": 231, "squeezenet": 128, "googlenet": 128}.get(name.partition("-")[0], 140)
+    side = 64 if name.startswith("fcn") else side
+    return scaled(spec, 0.125 if "resnet" in name else 0.25, (side, side), 10)
 
 
 def step_by_step(network: Network, steps: int) -> list[float]:

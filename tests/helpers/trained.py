@@ -34,6 +34,21 @@ def weights_of_model(model: Any) -> Weights:
     return Weights(Path("model"), {name: one for name, one in state.items() if one.dtype == np.float32})
 
 
+def drawn(spec: NetSpec) -> dict[str, Array]:
+    """Return random parameters by their names here, as small as He's."""
+    tensors = {}
+    for number, part in enumerate(parts(spec)):
+        draws = np.random.default_rng(number)
+        if len(part.shape) > 1:
+            read = part.shape[-3:] if len(part.shape) > 2 else part.shape[1:]
+            value = draws.normal(0, (2 / np.prod(read)) ** 0.5, part.shape)
+        else:
+            low, high = {"running_var": (0.5, 2.0), "weight": (0.5, 1.5)}.get(part.of, (-0.2, 0.2))
+            value = draws.uniform(low, high, part.shape)
+        tensors[part.name] = value.astype(np.float32)
+    return tensors
+
+
 def as_theirs(spec: NetSpec, tensors: dict[str, Array]) -> dict[str, Array]:
     """Return some of a network's parameters, or their gradients, by PyTorch's names and in its layouts."""
     names = namings(spec)[0].names
