@@ -85,15 +85,15 @@ def split(net: Translation, node: Node) -> list[Signal]:
         raise ValueError("only channels are split")
     if node.integer("num_outputs", count) != count:
         raise ValueError(f"num_outputs is {node.integer('num_outputs', count)}, but there are {count}")
-    # Without sizes the parts are equal; since version 18 the last one may be smaller.
-    part = -(-x.shape[2] // count)
-    sizes = [min(part, x.shape[2] - part * index) for index in range(count)]
-    if net.opset < 18 and x.shape[2] % count:
-        raise ValueError(f"splits {x.shape[2]} channels into {count} equal parts")
     if net.has(node, 1):
         sizes = net.small(node, 1, "the sizes")
     elif "split" in node:
         sizes = node.integers("split")
+    else:  # equal parts, of which the last may be smaller since version 18
+        part = -(-x.shape[2] // count)
+        sizes = [min(part, x.shape[2] - part * index) for index in range(count)]
+        if net.opset < 18 and x.shape[2] % count:
+            raise ValueError(f"splits {x.shape[2]} channels into {count} equal parts")
     if len(sizes) != count or min(sizes) < 1 or sum(sizes) != x.shape[2]:
         raise ValueError(f"splits {x.shape[2]} channels into {sizes} for {count} results")
     ends = np.cumsum(sizes).tolist()

@@ -85,7 +85,7 @@ def transposed(spec: DeconvSpec, image: tuple[int, int, int, int], precision: st
         given = least if spec.outputs is None else spec.outputs[axis]
         low, high = max(1, least), least + stride - 1
         require(low <= given <= high, f"outputs must be from {low} to {high} along {'HW'[axis]}, not {given}")
-        return given
+        return whole("outputs", given, 1)
 
     return ConvProblem(
         n,
@@ -231,9 +231,10 @@ def _check_input(spec: LayerSpec, index: int, shape: Shape) -> None:
                 spec.count_padding,
             )
         case LrnSpec():
-            LrnProblem(*image, spec.size, spec.alpha, spec.beta, spec.k, spec.groups, spec.region)
+            size, groups = whole("size", spec.size, 1), whole("groups", spec.groups, 1)
+            LrnProblem(*image, size, spec.alpha, spec.beta, spec.k, groups, spec.region)
         case ContrastNormSpec():
-            ContrastNormProblem(*image, spec.size, spec.alpha, spec.beta, spec.k)
+            ContrastNormProblem(*image, whole("size", spec.size, 1), spec.alpha, spec.beta, spec.k)
         case DropoutSpec():
             DropoutProblem(h * w * c, spec.keep)
         case SelectSpec():

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from cconvnet.checks import finite_fields, real, whole
+from cconvnet.checks import MAX_INT32, finite_fields, real, whole
 from cconvnet.errors import nearest
 
 Pair = tuple[int, int]
@@ -39,6 +39,8 @@ def as_pair(argument: str, value: int | Iterable[int]) -> Pair:
         len(values) == 2 and all(isinstance(v, int) for v in values),
         f"{argument} must be an integer or a pair of them, not {value!r}",
     )
+    # The problem structs have 32 bits for each.
+    require(max(map(abs, values)) <= MAX_INT32, f"{argument} must be at most {MAX_INT32}, not {value!r}")
     return values[0], values[1]
 
 

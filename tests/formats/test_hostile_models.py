@@ -28,6 +28,7 @@ def base() -> bytes:
         "b": rng.standard_normal(8).astype(np.float16).astype(np.float32),
         "g": np.ones(8, np.float32),
         "f": rng.standard_normal((5, 8 * 4 * 4), np.float32),
+        "u0": rng.standard_normal((8, 4, 2, 2), np.float32),
         "shape": np.array([0, -1]),
         "p": np.array([0, 0, 1, 1, 0, 0, 1, 1]),
         "filled": np.array([8, 8, 1, 1]),
@@ -43,8 +44,13 @@ def base() -> bytes:
         node("Conv", "l k", "d", auto_pad="SAME_UPPER"),
         node("Concat", "d r", "e", axis=1),
         node("Slice", "e i1 i2 i1", "h"),
-        node("Gather", "h i", "t", axis=1),
-        node("MaxPool", "t", "m", kernel_shape=[2, 2], strides=[2, 2], ceil_mode=1),
+        node("Gather", "h i", "g0", axis=1),
+        node("Split", "g0", "g1 g2", axis=1, split=[3, 5]),
+        node("Concat", "g2 g1", "g3", axis=1),
+        node(
+            "ConvTranspose", "g3 u0", "t", strides=[2, 2], pads=[1, 0, 1, 0], output_padding=[1, 0], group=2
+        ),
+        node("MaxPool", "t", "m", kernel_shape=[4, 4], strides=[4, 4], ceil_mode=1),
         node("Clip", "m", "u", min=0.0, max=6.0),
         node("Reshape", "u shape", "v"),
         node("Gemm", "v f", "o", transB=1),

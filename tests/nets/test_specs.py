@@ -125,3 +125,25 @@ def test_the_originals_differences_are_told() -> None:
     # Turned around, the same differences are found, in an order that fits both.
     back = compare(nets.build("alexnet-2012"), nets.build("alexnet"))
     assert {(layer, value): (b, a) for layer, value, a, b in back} == found
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        lambda x: x.conv(4, 3, 2**40),
+        lambda x: x.conv(4, 2**33),
+        lambda x: x.conv(4, 3, pad=((0, 2**40), 0)),
+        lambda x: x.conv(4, 3, dilation=2**40),
+        lambda x: x.conv(4, 3, groups=2**40),
+        lambda x: x.deconv(4, 3, 2**31),
+        lambda x: x.deconv(4, 3, 2**31 - 1),
+        lambda x: x.deconv(4, 2**31 - 1, 2),
+        lambda x: x.maxpool(3, 2**40),
+        lambda x: x.lrn(2**40),
+        lambda x: x.lrn(groups=2**40),
+        lambda x: x.contrast_norm(2**40),
+    ],
+)
+def test_numbers_of_more_than_32_bits_are_refused_by_layer(layer: Any) -> None:
+    with pytest.raises(ValueError, match=r"layer \w+1: .*(must be at most 2147483647|must divide)"):
+        layer(cc.image(8, 8))
