@@ -156,7 +156,9 @@ class TrainingKeywords(TypedDict, total=False):
     """Begin with the weights of a .pth, .pt, .th or .safetensors file, or of a run."""
 
     except_layers: str | Sequence[str] | None
-    """Layers that weights leaves at their random first values, such as fc8 or fc*."""
+    """Layers that weights leaves at their random first values, such as fc8 or fc*; auto: those of other
+    shapes, as the last one for other classes.
+    """
 
     checkpoint_every: int | None
     """Steps between checkpoints; ten minutes if not given. Epochs also end with one, unless that would

@@ -121,7 +121,8 @@ def load(
             .prototxt.
         classes: The names of its classes; numbers if not given.
         out: The folder of the run that is made; one in ``runs/`` if not given.
-        except_layers: Layers that stay at their random first values, such as "fc8" or "fc*".
+        except_layers: Layers that stay at their random first values, such as "fc8" or "fc*"; "auto" for those
+            of other shapes.
         mean: Of each channel of the pixels that the weights were trained on, from 0 to 255, red first. If
             not given: that of the names in the file, or the network's own.
         deviation: By which they were divided, likewise.

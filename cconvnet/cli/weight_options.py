@@ -25,7 +25,8 @@ Except = Annotated[
     str | None,
     typer.Option(
         "--except",
-        help="Layers that stay at their random first values, such as fc8 or fc*.",
+        help="Layers that stay at their random first values, such as fc8 or fc*; auto: those of other "
+        "shapes, as the last one for other classes.",
         metavar="LAYERS",
     ),
 ]

@@ -246,8 +246,35 @@ def fit(
 def classes_in(weights: Weights, spec: NetSpec) -> int | None:
     """Return how many classes weights are for, by their last layer; None if they lack it."""
     last = [part for part in parts(spec) if part.layer not in spec.train_only and "weight" in part.of][-1]
-    names = [last.name] if weights.spec is not None else [_there(last, one) for one in namings(spec)]
-    return next((len(weights.tensors[name]) for name in names if name in weights.tensors), None)
+    value = _value(weights, last, spec)
+    return None if value is None else len(value)
+
+
+def misfits(weights: Weights, spec: NetSpec) -> dict[str, str]:
+    """Return the layers of which weights have tensors of other shapes, each with both shapes as a text.
+
+    Raises:
+        CheckpointError: No weights of the network fit, so that they are of another one.
+    """
+    found: dict[str, str] = {}
+    fits = False
+    for part in parts(spec):
+        value, wanted = _value(weights, part, spec), part.there if weights.spec is None else part.shape
+        if value is None:
+            continue
+        if value.shape != wanted:
+            found.setdefault(part.layer, f"{_text(value.shape)} there and {_text(wanted)} here")
+        elif "weight" in part.of and len(wanted) > 1:
+            fits = True
+    if found and not fits:
+        raise CheckpointError(f"{weights.path}: no layer of {spec.name} has weights of these shapes there")
+    return found
+
+
+def _value(weights: Weights, part: Part, spec: NetSpec) -> Array | None:
+    """Return a tensor by any of its names; None if there is none."""
+    names = [part.name] if weights.spec is not None else [_there(part, one) for one in namings(spec)]
+    return next((weights.tensors[name] for name in names if name in weights.tensors), None)
 
 
 def _there(part: Part, naming: Naming) -> str:

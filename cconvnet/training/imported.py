@@ -19,7 +19,7 @@ from cconvnet.data.datasets import NONE
 from cconvnet.evaluate import network_tensors
 from cconvnet.formats.layer_names import Pixels
 from cconvnet.formats.netfiles import ChosenNet, FixedNet, NamedNet
-from cconvnet.formats.weights import Fitted, Weights, classes_in, fit, read_weights
+from cconvnet.formats.weights import Fitted, Weights, classes_in, fit, misfits, read_weights
 from cconvnet.nets import NetSpec
 from cconvnet.network.footprint import Plan
 from cconvnet.runs import find_checkpoint
@@ -29,13 +29,15 @@ from cconvnet.training.options import Options
 from cconvnet.training.preparation import configuration, surroundings
 from cconvnet.training.settings import Progress, Settings
 
+AUTO = "auto"  # among the layers of --except
+
 
 @dataclass(frozen=True)
 class Reading:
     """Choices of how weights are fitted to a network; see :func:`cconvnet.formats.weights.fit`.
 
     Attributes:
-        leave: Layers that stay at their first values.
+        leave: Layers that stay at their first values; AUTO stands for those whose shapes differ.
         mean: Of each channel of the pixels that the weights were trained on; None: what the file says.
         deviation: Likewise.
         bgr: Whether the first layer of the weights reads blue, green, red; None: what the file says.
@@ -48,7 +50,14 @@ class Reading:
 
     def fitted(self, weights: Weights, spec: NetSpec) -> Fitted:
         """Fit weights to a network."""
-        return fit(weights, spec, self.leave, mean=self.mean, deviation=self.deviation, bgr=self.bgr)
+        leave, notes = [layer for layer in self.leave if layer != AUTO], []
+        if AUTO in self.leave:
+            found = misfits(weights, spec)
+            leave += found
+            notes = [f"{layer} is left out: {shapes}" for layer, shapes in found.items()]
+            notes = notes or ["--except auto leaves out nothing: all shapes are those of the network"]
+        fitted = fit(weights, spec, leave, mean=self.mean, deviation=self.deviation, bgr=self.bgr)
+        return dataclasses.replace(fitted, notes=[*notes, *fitted.notes])
 
 
 def is_run(path: Path) -> bool:
@@ -145,6 +154,7 @@ def checkpoint_of(
         lr_scale={},
         color_noise_epochs=spec.recipe.color_noise_epochs,
         color_noise_shrinks=spec.recipe.color_noise_shrinks,
+        imported=True,
     )
     tensors = Plan(spec, batch=1, devices="cpu:0").state(fitted.tensors)
     checkpoint = Checkpoint(

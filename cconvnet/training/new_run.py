@@ -74,7 +74,8 @@ def new_run(
         check_new(options.out)
     else:
         check_folder(Path("runs"))
-    repeatable = weights is None and fits is None
+    imported = fits is not None
+    repeatable = weights is None and not imported
     net = chosen_net(options)
     if options.weights is not None:
         given = weights_of(options.weights)
@@ -102,8 +103,12 @@ def new_run(
     batch = _batch(options, spec, source, shards, reporter)
     towers = len(devices) if options.towers is None else options.towers
     options = dataclasses.replace(options, data=where, size=size, batch=batch, towers=towers, shards=shards)
-    settings = Settings.chosen(options, spec, source)
-    if options.lr is None and (advice := linear_rule(settings, spec.recipe)):
+    settings = dataclasses.replace(Settings.chosen(options, spec, source), imported=imported)
+    if options.lr is None and options.weights is not None:
+        reporter.say(
+            f"lr: {settings.lr:g}, the recipe's for random weights; trained ones may want a lower --lr"
+        )
+    elif options.lr is None and (advice := linear_rule(settings, spec.recipe)):
         reporter.say(advice)
     if has_pixels(source.train.labels) and (settings.random_resized_crop or not settings.distort.is_identity):
         raise ValueError(

@@ -338,7 +338,8 @@ class Options:
     )
     except_layers: tuple[str, ...] | None = field(
         RUN,
-        "Layers that --weights leaves at their random first values, such as fc8 or fc*.",
+        "Layers that --weights leaves at their random first values, such as fc8 or fc*; auto: those of "
+        "other shapes, as the last one for other classes.",
         "LAYERS",
         flag="--except",
         parse=parse_except,

@@ -106,9 +106,13 @@ def _resume(
     dataclasses.replace(options, parallel=settings.parallel, lars=settings.lars or None).check()
     spec = settings.applied_to(spec)
     where = datasets.from_settings(settings.data, run.path) if arrays is None else arrays
+    if before.imported:
+        settings = _begun(settings, options, run.path)
     source = open_data(where, settings.size, settings.preprocessing, options, reporter)
     if before.data == datasets.NONE:
-        settings = before = _with_first_data(settings, source, run.path)
+        settings = _with_first_data(settings, source, run.path, options, reporter)
+        of_data = ("data", "batch", "pictures", *identity(source))
+        before = dataclasses.replace(before, **{name: getattr(settings, name) for name in of_data})
     _check_data(source, settings, before, run.path, reporter)
     if not settings.pictures:  # a run of an older version: known from here on
         settings = dataclasses.replace(settings, pictures=source.fingerprints)
@@ -158,6 +162,8 @@ def _changed(settings: Settings, options: Options, devices: int, arrays: Arrays 
     if (factors := options.lr_factors()) is not None:
         changes["lr_scale"] = {**settings.lr_scale, **factors}
     for name, given in options.given("refuse").items():
+        if name == "batch" and settings.data == datasets.NONE:
+            continue  # nothing was trained with another one
         if given != (there := getattr(settings, name)):
             raise RunError(
                 f"--{name} {given} differs from the run's, {there}; leave it out, or start a new run"
@@ -165,20 +171,42 @@ def _changed(settings: Settings, options: Options, devices: int, arrays: Arrays 
     return dataclasses.replace(settings, **changes)
 
 
-def _with_first_data(settings: Settings, source: data.Source, path: Path) -> Settings:
+def _begun(settings: Settings, options: Options, path: Path) -> Settings:
+    """Return the settings of a run of trained weights, which has no place in its recipe's schedule.
+
+    Raises:
+        RunError: No rate is given. The recipe's first one is for random weights, and ruins others.
+    """
+    if options.lr is None:
+        raise RunError(
+            f"{path} begins with weights that were trained elsewhere, for which the recipe's first rate, "
+            f"{settings.lr:g}, is too high: give --lr, such as --lr {settings.lr / 100:g}, and --epochs"
+        )
+    return dataclasses.replace(settings, imported=False)
+
+
+def _with_first_data(
+    settings: Settings, source: data.Source, path: Path, options: Options, reporter: Reporter
+) -> Settings:
     """Return the settings of a run that was imported without data, with the first that it gets.
 
     Raises:
-        RunError: It has other classes. Numbers that stand for names take any.
+        RunError: It has other classes, or fewer images than a batch. Numbers that stand for names take any.
     """
-    found, there = source.classes, settings.classes
-    same = are_numbers(there) or [*map(composed, found)] == [*map(composed, there)]
-    if len(found) != len(there) or not same:
+    classes, there = source.classes, settings.classes
+    same = are_numbers(there) or [*map(composed, classes)] == [*map(composed, there)]
+    if len(classes) != len(there) or not same:
         raise RunError(
-            f"data {source.name} does not fit {path}: it has {len(found)} classes, {_short(found)}; "
+            f"data {source.name} does not fit {path}: it has {len(classes)} classes, {_short(classes)}; "
             f"the network {len(there)}, {_short(there)}"
         )
-    batch = min(settings.batch, len(source.train))
+    found = len(source.train)
+    batch = settings.batch if options.batch is None else options.batch
+    if batch > found:
+        if options.batch is not None:
+            raise RunError(f"--batch {batch:,} is larger than the {found:,} training images of {source.name}")
+        reporter.say(f"batch: {found:,}, all training images, instead of the run's {batch:,}")
+        batch = found
     kept = {**identity(source), "image_shape": settings.image_shape, "batch": batch}
     return dataclasses.replace(settings, **kept, pictures=source.fingerprints)
 

@@ -67,6 +67,7 @@ class Settings:
         parallel: The division among ranks, likewise.
         preprocessing: The rules by which image files are read.
         pictures: The fingerprints of the data that the run began with; see :mod:`cconvnet.data.fingerprint`.
+        imported: True if the weights were trained elsewhere and no rate has been chosen for them yet.
     """
 
     net: str
@@ -110,6 +111,7 @@ class Settings:
     parallel: str = "data"
     preprocessing: Preprocessing = CURRENT
     pictures: dict[str, str] = dataclasses.field(default_factory=dict)
+    imported: bool = False
 
     @classmethod
     def chosen(cls, options: Options, spec: NetSpec, source: Source) -> Settings:

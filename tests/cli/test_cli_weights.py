@@ -89,14 +89,35 @@ def test_runs_without_data_take_the_first_that_they_get(tmp_path: Path) -> None:
     picture = tmp_path / "a.png"
     Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8)).save(picture)
     assert "probability" in succeed("predict", "--run", path, picture)
+    lr = ("--lr", 0.01)
     np.savez(tmp_path / "b.npz", x=np.zeros((40, 8, 8), np.uint8), y=np.arange(40) % 4)
-    assert "it has 4 classes" in refuse("train", "--resume", path, "--data", tmp_path / "b.npz")
+    assert "it has 4 classes" in refuse("train", "--resume", path, "--data", tmp_path / "b.npz", *lr)
     x = np.zeros((100, 8, 8), np.uint8)
     np.savez(tmp_path / "c.npz", x=x, y=np.arange(100) % 10, classes=np.array(list("abcdefghij")))
-    succeed("train", "--resume", path, "--data", tmp_path / "c.npz", "--steps", 1, "--device", "cpu:0")
+    more = ("train", "--resume", path, "--data", tmp_path / "c.npz", "--device", "cpu:0")
+    # The recipe's first rate is for random weights.
+    assert "for which the recipe's first rate, 0.1, is too high: give --lr, such as --lr 0.001" in refuse(
+        *more
+    )
+    assert "--batch 81 is larger than the 80 training images" in refuse(*more, *lr, "--batch", 81)
+    said = succeed(*more, *lr, "--steps", 1)
+    assert "batch: 80, all training images, instead of the run's 128" in said
+    assert "lr: 0.01 from here on, it was 0.1" in said
     after = runs.find_checkpoint(path)[1]
     assert after.settings["classes"] == list("abcdefghij") and after.step == 1
     assert after.settings["train_images"] == after.settings["batch"] == 80
+    succeed(*more, "--steps", 2)  # at the rate that was chosen
+    assert runs.find_checkpoint(path)[1].settings["lr"] == 0.01
+
+
+def test_a_run_imported_without_data_takes_a_batch_with_the_first(tmp_path: Path) -> None:
+    file = random_file(tmp_path / "a.pth", "resnet20", (32, 32, 3), 10)
+    succeed("import", file, "--net", "resnet20", "--out", tmp_path / "run")
+    np.savez(tmp_path / "a.npz", x=np.zeros((100, 32, 32, 3), np.uint8), y=np.arange(100) % 10)
+    more = ("train", "--resume", tmp_path / "run", "--data", tmp_path / "a.npz", "--device", "cpu:0")
+    succeed(*more, "--lr", 0.01, "--batch", 16, "--steps", 1)
+    assert runs.find_checkpoint(tmp_path / "run")[1].settings["batch"] == 16
+    assert "--batch 8 differs from the run's, 16" in refuse(*more, "--batch", 8)
 
 
 def test_classes_are_those_of_the_file(tmp_path: Path) -> None:

@@ -92,6 +92,29 @@ def test_layers_for_other_classes_are_left_out(trained: Path, tmp_path: Path) ->
         begun(tmp_path / "none", weights=trained, except_layers=("fc9",))
 
 
+def test_layers_of_other_shapes_are_left_out_if_that_is_asked_for(trained: Path, tmp_path: Path) -> None:
+    arrays = Arrays.of((np.arange(80 * 64).astype(np.uint8).reshape(80, 8, 8), np.arange(80) % 4), test=0.2)
+    first, options = tensors_of(trained), {"net": "lenet", "size": None, "except_layers": ("auto",)}
+    random, _ = begun(tmp_path / "random", arrays, net="lenet", size=None)
+    for source in (trained, trained.with_name("a.pth")):
+        found, said = begun(tmp_path / source.name, arrays, weights=source, **options)
+        assert "weights: fc2 is left out: 10x500 there and 4x500 here" in said
+        assert "weights: at their first values: fc2" in said
+        assert not any("trained ones" in line for line in said)
+        assert_same(found, {name: (random if "fc2" in name else first)[name] for name in found})
+    found, said = begun(
+        tmp_path / "same", weights=trained, net="lenet", except_layers=("auto", "fc1"), lr=None
+    )
+    assert "lr: 0.02, the recipe's for random weights; trained ones may want a lower --lr" in said
+    assert "weights: --except auto leaves out nothing: all shapes are those of the network" in said
+    assert "weights: at their first values: fc1" in said
+    with pytest.raises(CheckpointError, match=r"no layer of cifar-quick has weights of these shapes there"):
+        begun(
+            tmp_path / "none", weights=trained.with_name("a.pth"), net="cifar-quick", except_layers=("auto",)
+        )
+    assert not (tmp_path / "none").exists()
+
+
 def test_options_that_do_not_go_together() -> None:
     with pytest.raises(ValueError, match="--weights begins a new run; leave out --resume"):
         Options(weights=Path("a.pth"), resume=Path("run")).check()
