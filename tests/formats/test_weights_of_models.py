@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import tracemalloc
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 from helpers.caffe_models import files
 from helpers.commands import succeed_here
-from helpers.onnx_models import answers, peer, pictures, planes
+from helpers.onnx_models import answers, model, node, onnx, peer, pictures, planes
 
 import cconvnet as cc
+from cconvnet import bfloat16
 from cconvnet.errors import CheckpointError
 from cconvnet.formats import caffe_reader
 from cconvnet.formats.drafts import MEAN_IMAGE, Imported
@@ -55,6 +59,57 @@ def test_caffes_colours_are_exchanged_and_its_mean_subtracted(tmp_path: Path) ->
     assert not np.allclose(
         answers(Imported(red_first.spec, red_first.tensors, []), images), wanted, rtol=1e-2
     )
+
+
+SIDE, TYPES = 400, {"FLOAT": "f4", "DOUBLE": "f8", "FLOAT16": "f2"}
+
+
+def onnx_file(folder: Path, kind: str, outside: bool = False) -> tuple[Path, ...]:
+    """Write a convolution whose weights are of one of ONNX's types, and return the files."""
+    values = np.random.default_rng(0).standard_normal(SIDE * SIDE).astype(np.float32)
+    octets = bfloat16.pack(values) if kind == "BFLOAT16" else values.astype(TYPES.get(kind))
+    shape = (SIDE, SIDE, 1, 1)
+    tensor = onnx.helper.make_tensor("w", getattr(onnx.TensorProto, kind), shape, octets.tobytes(), raw=True)
+    content = model([node("Conv", "x w", "y")], {}, shape=("N", SIDE, 4, 4))
+    content.graph.initializer.append(tensor)
+    file, other = folder / "net.onnx", folder / "net.bin"
+    where = {"save_as_external_data": True, "size_threshold": 0, "location": other.name}
+    onnx.save_model(content, str(file), **(where if outside else {}))
+    return (file, other) if outside else (file,)
+
+
+def caffe_form(folder: Path, **form: bool) -> tuple[Path, ...]:
+    """Write a convolution of Caffe's, and return the files, the weights first."""
+    kind = "layers { type: CONVOLUTION" if form["old"] else 'layer { type: "Convolution"'
+    text = f'input: "data" input_dim: 1 input_dim: {SIDE} input_dim: 4 input_dim: 4 {kind} name: "c" bottom: '
+    text += f'"data" top: "c" convolution_param {{ num_output: {SIDE} kernel_size: 1 bias_term: false }} }}'
+    weight = np.random.default_rng(0).standard_normal((SIDE, SIDE, 1, 1))
+    return files(folder, text, {"c": [weight]}, **form)[::-1]
+
+
+FORMS: dict[str, Callable[[Path], tuple[Path, ...]]] = {
+    **{name: partial(onnx_file, kind=name) for name in ("FLOAT", "DOUBLE", "FLOAT16", "BFLOAT16")},
+    "another file": partial(onnx_file, kind="FLOAT", outside=True),
+    **{
+        f"Caffe, old={old}, double={double}": partial(caffe_form, old=old, double=double)
+        for old in (False, True)
+        for double in (False, True)
+    },
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_memory_is_at_most_three_times_the_file(tmp_path: Path, form: str) -> None:
+    written = FORMS[form](tmp_path)
+    size = sum(file.stat().st_size for file in written)
+    assert size > 250_000
+    tracemalloc.start()
+    try:
+        weights = read_weights(written[0])
+        assert weights.spec is not None and len(fit(weights, weights.spec).tensors) == 1
+        assert tracemalloc.get_traced_memory()[1] <= 3.1 * size
+    finally:
+        tracemalloc.stop()
 
 
 def test_a_caffemodel_needs_its_network_beside_it(tmp_path: Path) -> None:
