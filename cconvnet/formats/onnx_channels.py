@@ -21,6 +21,8 @@ def pad(net: Translation, node: Node) -> Signal:
     if net.has(node, 3):
         axes = [axis % rank for axis in net.small(node, 3, "the axes")]
         given, pads = pads, [0] * 2 * rank
+        if len(given) != 2 * len(axes):
+            raise ValueError(f"has {len(given)} pads for {len(axes)} axes")
         for index, axis in enumerate(axes):
             pads[axis], pads[rank + axis] = given[index], given[len(axes) + index]
     if len(pads) != 2 * rank or min(pads) < 0 or pads[0] or pads[rank]:

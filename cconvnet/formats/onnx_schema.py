@@ -94,9 +94,7 @@ def _values(tensor: Message, where: str, folder: Path, dtype: str, field: str) -
     """Return all values of a tensor in a row."""
     if tensor.integer("data_location"):
         return _external(tensor, where, folder, dtype)
-    if "raw_data" in tensor:
-        raw = tensor.bytes("raw_data")
-        assert raw is not None
+    if (raw := tensor.bytes("raw_data")) is not None:
         if len(raw) % np.dtype(dtype).itemsize:
             raise tensor.error(where, f"has {len(raw):,} bytes, no whole number of values")
         return np.frombuffer(raw, dtype)

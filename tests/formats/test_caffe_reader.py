@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers import damaged_messages
 from helpers.caffe_models import files
 from helpers.onnx_models import answers, model, node, peer, pictures, planes, without_softmax
 
@@ -359,8 +360,17 @@ def repeated(content: bytes, rng: random.Random) -> bytes:
     return content[:at] + content[at : at + size] * rng.choice((0, 2, 50)) + content[at + size :]
 
 
-@pytest.mark.parametrize("damaged", [truncated, flipped, of_other_numbers, repeated])
-@pytest.mark.parametrize("which", [0, 1])
+@pytest.mark.parametrize(
+    ("which", "damaged"),
+    [
+        *(
+            (which, damaged)
+            for which in (0, 1)
+            for damaged in (truncated, flipped, of_other_numbers, repeated)
+        ),
+        (1, damaged_messages.changed),
+    ],
+)
 def test_no_damage_leads_to_anything_but_an_error_that_names_a_file(
     which: int, damaged: Callable[[bytes, random.Random], bytes], tmp_path: Path
 ) -> None:

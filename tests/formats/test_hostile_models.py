@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers import damaged_messages
 from helpers.onnx_models import LIGHT, model, node, onnx
 
 from cconvnet.errors import DataError
@@ -115,7 +116,16 @@ def of_changed_values(rng: random.Random) -> bytes:
     return bytes(content.SerializeToString())
 
 
-KINDS: list[Callable[[random.Random], bytes]] = [truncated, flipped, overwritten, moved, of_changed_values]
+def of_changed_fields(rng: random.Random) -> bytes:
+    content = BASE
+    for _ in range(rng.choice((1, 1, 2, 3))):
+        content = damaged_messages.changed(content, rng)
+    return content
+
+
+KINDS: list[Callable[[random.Random], bytes]] = [
+    *(truncated, flipped, overwritten, moved, of_changed_values, of_changed_fields),
+]
 
 
 def outcome(file: Path, content: bytes) -> str:
@@ -241,6 +251,7 @@ def test_a_small_file_cannot_ask_for_much(name: str, tmp_path: Path) -> None:
             "tensor 'w' has 862 bytes, no whole number of values",
         ),
         (lambda t: setattr(t, "data_type", 8), "tensor 'w' is of ONNX's type 8"),
+        (lambda t: t.ClearField("raw_data"), "tensor 'w' has 0 values, but its shape [8, 3, 3, 3] is 216"),
         (lambda t: t.dims.__setitem__(0, -8), "tensor 'w' has the shape [-8, 3, 3, 3]"),
     ],
 )
@@ -249,6 +260,23 @@ def test_values_that_do_not_match_their_shape_are_named(change: Any, text: str, 
     (tensor,) = (t for t in content.graph.initializer if t.name == "w")
     change(tensor)
     assert text in outcome(tmp_path / "m.onnx", content.SerializeToString())
+
+
+def test_fields_of_another_kind_are_refused(tmp_path: Path) -> None:
+    """A number in the place of the values' bytes: the last field of a message counts."""
+    content = model([node("Conv", "x w", "y")], {"w": np.zeros((8, 3, 3, 3), np.float32)}).SerializeToString()
+    raw = b"\x4a\xe0\x06"  # field 9 with 864 bytes
+    assert content.count(raw) == 1
+    changed = content.replace(raw, b"\x48\xe0\x06", 1)
+    assert outcome(tmp_path / "m.onnx", changed) != ""
+
+
+def test_pads_that_do_not_match_their_axes_are_refused(tmp_path: Path) -> None:
+    weights = {"p": np.array([1, 1]), "z": np.float32(0), "a": np.array([2, 3])}
+    nodes = [node("Pad", "x p z a", "q"), node("Conv", "q w", "y")]
+    content = model(nodes, {**weights, "w": np.ones((8, 3, 3, 3), np.float32)}, opset=18)
+    text = outcome(tmp_path / "m.onnx", content.SerializeToString())
+    assert "node 'Pad_q' (Pad): has 2 pads for 2 axes" in text
 
 
 def test_files_of_another_kind_are_refused(tmp_path: Path) -> None:
