@@ -11,6 +11,7 @@ The modules in reading order:
 - ``cuda_convnet_checkpoint``: cuda-convnet's checkpoints.
 - ``torch_files``, ``torch_writer``, ``safetensors_files``: named tensors of PyTorch's files and safetensors.
 - ``layer_names``, ``layouts``: names and layouts of a network's tensors in other programs.
+- ``pixel_weights``: a classifier's weights in a network that answers for each pixel.
 - ``weights``: trained weights of any of these files, fitted to a network, and a table of formats.
 - ``protobuf``: messages in protobuf's wire format.
 - ``drafts``: a network and its weights under construction, from the layers of another program.

@@ -1,7 +1,8 @@
 """The names by which other programs know the layers of a network.
 
 Each family of networks has a short rule from a layer's name and place to the name in the other program:
-torchvision's, akamaster's ResNets for CIFAR-10, EfficientNet-lite0's package, and SqueezeNet for Caffe.
+torchvision's, also for FCNs, akamaster's ResNets for CIFAR-10, EfficientNet-lite0's package, and SqueezeNet
+for Caffe.
 A network without such a rule has its own layer names.
 """
 
@@ -105,6 +106,24 @@ def _sequential(spec: NetSpec) -> list[Naming]:
     return [Naming("torchvision", names, TORCHVISION, _without_border)]
 
 
+def _fully_convolutional(spec: NetSpec) -> list[Naming]:
+    """Name the layers of FCNs as those of torchvision's VGG-16, whose weights they begin with.
+
+    Scores and transposed convolutions are in no classifier, and keep their names.
+    """
+    if not re.fullmatch(r"fcn\d+s", spec.name):
+        return []
+    names, place = own_names(spec), 0
+    for layer in spec.layers:
+        if layer.name == "fc6":
+            names |= {"fc6": "classifier.0", "fc7": "classifier.3"}
+            return [Naming("torchvision", names, TORCHVISION)]
+        if isinstance(layer, ConvSpec):
+            names[layer.name] = f"features.{place}"
+        place += 2 if isinstance(layer, ConvSpec) else 1  # a ReLU is a module of its own there
+    return []
+
+
 def _without_border(spec: NetSpec) -> tuple[NetSpec, list[str]]:
     """Return SqueezeNet as in torchvision: no padding before its last convolution, 224 pixels."""
     places = [place for place, layer in enumerate(spec.layers) if isinstance(layer, ConvSpec | FcSpec)]
@@ -201,4 +220,4 @@ def _fire(spec: NetSpec, parts: tuple[str, str, str]) -> Names:
     return {name: f"{fire}/{theirs[part]}" for name, (fire, _, part) in found.items() if part in theirs}
 
 
-_RULES = (_sequential, _residual, _inception, _mobile, _squeeze)
+_RULES = (_sequential, _fully_convolutional, _residual, _inception, _mobile, _squeeze)

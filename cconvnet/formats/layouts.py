@@ -56,6 +56,7 @@ class Part:
         image: (H, W, C) of what an FC layer's weights read; None: of another tensor.
         scale: multiplies it on the way there.
         reads_images: whether it multiplies the network's images.
+        is_filters: whether it is the filters of a convolution without groups.
     """
 
     name: str
@@ -65,6 +66,7 @@ class Part:
     image: Shape | None = None
     scale: float = 1.0
     reads_images: bool = False
+    is_filters: bool = False
 
     @property
     def there(self) -> Sizes:
@@ -119,7 +121,8 @@ def _parts(layer: LayerSpec, found: dict[str, Shape], layers: dict[str, LayerSpe
             shape = (p, q, *shape) if isinstance(layer, LocalSpec) else shape
             # Filters of groups do not read all channels, so that these cannot be exchanged.
             first = read == DATA and layer.for_input(index).groups == 1
-            yield Part(name, layer.name, of, shape, scale=factor, reads_images=first)
+            whole = isinstance(layer, ConvSpec) and layer.for_input(index).groups == 1
+            yield Part(name, layer.name, of, shape, None, factor, first, whole)
         else:
             shape = weight_shape(layer, index, image)
             yield Part(name, layer.name, of, shape, image, factor, read == DATA)

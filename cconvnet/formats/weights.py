@@ -31,6 +31,7 @@ from cconvnet.formats import (
 from cconvnet.formats.drafts import MEAN_IMAGE, Imported
 from cconvnet.formats.layer_names import CAFFE, Naming, Pixels, namings
 from cconvnet.formats.layouts import Part, Sizes, check_dropout, parts
+from cconvnet.formats.pixel_weights import as_filters, begins_anew, classifiers_last
 from cconvnet.nets import NAMES, NetSpec
 
 Array = np.ndarray[Any, Any]
@@ -199,6 +200,10 @@ def fit(
 ) -> Fitted:
     """Find each tensor of a network among weights.
 
+    Matrices of FC layers become filters where the network has a convolution of this name and as many weights,
+    as in the dense form of a classifier. A network that answers for each pixel may have layers that the
+    weights lack, if these begin with zeros or an interpolation, and needs no last layer of a classifier.
+
     What is not given of the pixels that the weights were trained on is that of the file or of the names in
     it, else the network's own.
 
@@ -229,7 +234,9 @@ def fit(
     own = weights.pixels or naming.pixels
     if own is not None and len(own.mean) != spec.input.channels:
         own = None
-    pixels = None if spec.input.mean is not None else own
+    pixels = weights.pixels if spec.input.mean is not None else own
+    if pixels is not None and (len(pixels.mean) != spec.input.channels or pixels == _pixels_of(spec)):
+        pixels = None
     if mean is not None or deviation is not None:
         own_mean = own.mean if own is not None else spec.input.mean
         if mean is None and own_mean is None:
@@ -241,6 +248,15 @@ def fit(
         )
     flip = (own is not None and own.bgr) if bgr is None else bgr
     return _Fit(weights, spec, naming, leave, pixels, flip).fitted()
+
+
+def _pixels_of(spec: NetSpec) -> Pixels | None:
+    """Return the pixels that a network reads, None if it subtracts the mean of its training images."""
+    image = spec.input
+    if image.mean is None:
+        return None
+    deviation = image.deviation or (1.0,) * image.channels
+    return Pixels(image.mean, tuple(one / image.scale for one in deviation))
 
 
 def classes_in(weights: Weights, spec: NetSpec) -> int | None:
@@ -301,6 +317,7 @@ class _Fit:
         self.of_file = weights.notes
         self.path, self.tensors, self.own = weights.path, weights.tensors, weights.spec is not None
         self.spec, self.notes = naming.adapt(spec)
+        self.reshaped: list[str] = []
         self.naming, self.leave, self.pixels, self.flip = naming, leave, pixels, flip
         self.parts = parts(self.spec)
         self.names = {part.name: part.name if self.own else _there(part, naming) for part in self.parts}
@@ -308,14 +325,20 @@ class _Fit:
     def fitted(self) -> Fitted:
         """Return the network's tensors."""
         left = self._left()
-        heads = self._missing_heads()
+        anew = begins_anew(
+            self.spec,
+            self.parts,
+            lambda part: (self.tensors.get(self.names[part.name]), self._wanted(part)),
+        )
+        new = left | self._missing_heads() | anew
         found: dict[str, Array] = {}
         taken: set[str] = set()
         for part in self.parts:
             taken.add(self.names[part.name])
-            if part.layer not in left | heads:
+            if part.layer not in new:
                 found[part.name] = self._tensor(part)
-        taken.add(MEAN_IMAGE)
+        unused = classifiers_last(self.spec, self.tensors, taken)
+        taken |= {MEAN_IMAGE, f"{unused}.weight", f"{unused}.bias"}
         for name in self.tensors:
             if name not in taken and not self._is_left(name.rpartition(".")[0]):
                 shape = _text(self.tensors[name].shape)
@@ -323,8 +346,12 @@ class _Fit:
                     f"{self.path}: {name} of {shape} belongs to no layer of {self.spec.name}"
                 )
         notes = [*self.of_file, *self.notes]
-        if left or heads:
-            notes.append(f"at their first values: {', '.join(sorted(left | heads))}")
+        if self.reshaped:
+            notes.append(f"fully connected there, convolutions here: {', '.join(self.reshaped)}")
+        if unused is not None:
+            notes.append(f"the classifier's last layer is not used: {unused}")
+        if new:
+            notes.append(f"at their first values: {', '.join(sorted(new))}")
         return Fitted(self._with_pixels(notes), found, notes)
 
     def _left(self) -> set[str]:
@@ -346,15 +373,22 @@ class _Fit:
         there = any(self.names[part.name] in self.tensors for part in self.parts if part.layer in heads)
         return set() if there else set(heads)
 
+    def _wanted(self, part: Part) -> Sizes:
+        """Return the shape of a tensor in the file."""
+        return part.shape if self.own else part.there
+
     def _tensor(self, part: Part) -> Array:
         """Return a tensor in the layout here."""
         name = self.names[part.name]
-        wanted = part.shape if self.own else part.there
+        wanted = self._wanted(part)
         where = f"{name}, of layer {part.layer}," if name.rpartition(".")[0] != part.layer else name
         remedy = f"; --except {part.layer} leaves the layer at its first values"
         if name not in self.tensors:
             raise CheckpointError(f"{self.path} has no {name}, which should be {_text(wanted)}{remedy}")
         value = self.tensors[name]
+        if (filters := as_filters(part, value, wanted)) is not value:
+            self.reshaped.append(f"{part.layer} ({_text(value.shape)} to {_text(wanted)})")
+            value = filters
         if value.shape != wanted:
             raise CheckpointError(
                 f"{self.path}: {where} is {_text(value.shape)} there and {_text(wanted)} here{remedy}"
