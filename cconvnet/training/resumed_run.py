@@ -180,7 +180,7 @@ def _begun(settings: Settings, options: Options, path: Path) -> Settings:
     if options.lr is None:
         raise RunError(
             f"{path} begins with weights that were trained elsewhere, for which the recipe's first rate, "
-            f"{settings.lr:g}, is too high: give --lr, such as --lr {settings.lr / 100:g}, and --epochs"
+            f"{settings.lr:g}, is too high: give --lr, such as {settings.lr / 100:g}, and --epochs"
         )
     return dataclasses.replace(settings, imported=False)
 

@@ -96,8 +96,9 @@ def test_runs_without_data_take_the_first_that_they_get(tmp_path: Path) -> None:
     np.savez(tmp_path / "c.npz", x=x, y=np.arange(100) % 10, classes=np.array(list("abcdefghij")))
     more = ("train", "--resume", path, "--data", tmp_path / "c.npz", "--device", "cpu:0")
     # The recipe's first rate is for random weights.
-    assert "for which the recipe's first rate, 0.1, is too high: give --lr, such as --lr 0.001" in refuse(
-        *more
+    assert (
+        "for which the recipe's first rate, 0.1, is too high: give --lr, such as 0.001, and --epochs"
+        in refuse(*more)
     )
     assert "--batch 81 is larger than the 80 training images" in refuse(*more, *lr, "--batch", 81)
     said = succeed(*more, *lr, "--steps", 1)
