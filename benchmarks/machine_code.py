@@ -88,6 +88,7 @@ _WIDE = (
     r"^column_(sums|pairs)<[48], ",
     r"^batch_norm_rows<[48], ",
     r"^\w+<\w+:\d+, [48], ",
+    r"^unpool_(forward|backward)<[48], ",
     r"^conv_depthwise_(fprop|dgrad)<[48], ",
     r"^lrn_(across_\w+|maxpool_\w+)<\d, true, ",
     r"^lrn_(map|maxpool_ring)<",

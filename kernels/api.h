@@ -265,6 +265,20 @@ template <class T>
 void avgpool_backward(const PoolProblem& problem, const T* dy, const InputEpilogue& epilogue, T* dx,
                       void* workspace, Stream stream);
 
+// ---- max unpooling --------------------------------------------------------------------------------------
+// u[N,H,W,C] is what a max pooling of this problem reads, and x[N,P,Q,C] has a value for each of its windows. The
+// place of a window's maximum is that of the first one in row-major order; the first NaN is one.
+// maxunpool_forward   y[N,H,W,C] = the sum of x over the windows whose maximum of u is there, 0 where there is
+//                     none. Windows that overlap may share a maximum; their values are added, so that the sum
+//                     of y is that of x and each x has its gradient.
+// maxunpool_backward  dx[N,P,Q,C] = dy at the place of the window's maximum. u has no gradient.
+// Unlike the gradient of maxpool_backward, a value goes to one of equal maxima alone. Source: Zeiler and Fergus
+// 2014, "Visualizing and understanding convolutional networks", section 2.1.
+template <class T>
+void maxunpool_forward(const PoolProblem& problem, const T* x, const T* u, T* y, Stream stream);
+template <class T>
+void maxunpool_backward(const PoolProblem& problem, const T* u, const T* dy, T* dx, Stream stream);
+
 // ---- elementwise maximum --------------------------------------------------------------------------------
 // eltmax_forward   y = the larger of a and b, NaN if either is NaN; in place allowed. A maximum of more
 //                  tensors is a chain of calls.

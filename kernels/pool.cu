@@ -2,9 +2,8 @@
 //
 // Both directions are gathers. A thread owns WIDTH neighbouring channels of one output pixel (forward) or of
 // one input pixel (backward) and reads everything that contributes to it, so nothing is added atomically.
-// Threads run over the channels first, so a warp reads whole rows of channels. Windows overlap; the L1 and L2
-// caches serve repeated reads. With the gradient of a bias, backward, the threads are those of its sums
-// (column_sums.cuh).
+// Windows overlap; the L1 and L2 caches serve repeated reads. With the gradient of a bias, backward, the
+// threads are those of its sums (column_sums.cuh).
 //
 // An average over whole images has few outputs, each of many pixels. So the warps of a block share the pixels
 // of an image, and a block serves 32 vectors of channels.
@@ -23,34 +22,19 @@ enum class Pooling { max, average };
 
 struct PoolArguments {
   PoolProblem problem;
-  int vectors;                         // of the tensor that the threads run over
-  Divider c_div, column_div, row_div;  // by the vectors of a pixel, by its columns and by its rows
+  PixelVectors vectors;  // of the tensor that the threads run over
   Divider stride_h_div, stride_w_div;
   Range counted_h, counted_w;  // of the image or of the padded image, by whose parts averages divide
 };
-
-struct Position {
-  int n, row, column, c;
-};
-
-template <int WIDTH>
-__device__ __forceinline__ Position position_of(const PoolArguments& args, int vector) {
-  Position at;
-  int pixel = args.c_div.divide(vector, at.c);
-  at.c *= WIDTH;
-  pixel = args.column_div.divide(pixel, at.column);
-  at.n = args.row_div.divide(pixel, at.row);
-  return at;
-}
 
 // ---- kernels --------------------------------------------------------------------------------------------
 
 template <Pooling POOLING, int WIDTH, class T>
 __global__ void __launch_bounds__(kThreads) pool_forward(PoolArguments args, const T* x, T* y) {
   const int64_t vector = int64_t{blockIdx.x} * kThreads + threadIdx.x;
-  if (vector >= args.vectors) return;
+  if (vector >= args.vectors.count) return;
   const PoolProblem& problem = args.problem;
-  const Position at = position_of<WIDTH>(args, static_cast<int>(vector));
+  const Position at = position_of<WIDTH>(args.vectors, static_cast<int>(vector));
   const Range rows = window(at.row, problem.stride_h, problem.pad_h, problem.window_h, problem.h);
   const Range columns = window(at.column, problem.stride_w, problem.pad_w, problem.window_w, problem.w);
 
@@ -85,7 +69,7 @@ template <Pooling POOLING, int WIDTH, class T>
 __device__ __forceinline__ Vector<WIDTH> pooled_gradient(const PoolArguments& args, int vector, const T* x,
                                                          const T* y, const T* dy) {
   const PoolProblem& problem = args.problem;
-  const Position at = position_of<WIDTH>(args, vector);
+  const Position at = position_of<WIDTH>(args.vectors, vector);
   const Range rows = windows_holding(at.row, problem.stride_h, args.stride_h_div, problem.pad_h,
                                      problem.window_h, problem.p);
   const Range columns = windows_holding(at.column, problem.stride_w, args.stride_w_div, problem.pad_w,
@@ -116,7 +100,7 @@ template <Pooling POOLING, int WIDTH, class T>
 __global__ void __launch_bounds__(kThreads, 1)  // without the 1 nvcc spills registers on sm_120
     pool_backward(PoolArguments args, const T* x, const T* y, const T* dy, T* dx) {
   const int64_t vector = int64_t{blockIdx.x} * kThreads + threadIdx.x;
-  if (vector >= args.vectors) return;
+  if (vector >= args.vectors.count) return;
   store(dx + vector * WIDTH, pooled_gradient<POOLING, WIDTH>(args, static_cast<int>(vector), x, y, dy));
 }
 
@@ -186,21 +170,13 @@ struct PooledGradients {
 
 // `rows` x `columns` pixels per image in the tensor that the threads run over.
 PoolArguments pool_arguments(const PoolProblem& problem, int rows, int columns, int width) {
-  const int c_vectors = problem.c / width;
   const bool padded = problem.count_padding;
   return {problem,
-          problem.n * rows * columns * c_vectors,
-          Divider(c_vectors),
-          Divider(columns),
-          Divider(rows),
+          PixelVectors(problem.n, rows, columns, problem.c, width),
           Divider(problem.stride_h),
           Divider(problem.stride_w),
           {padded ? -problem.pad_h : 0, problem.h + (padded ? problem.pad_bottom : 0)},
           {padded ? -problem.pad_w : 0, problem.w + (padded ? problem.pad_right : 0)}};
-}
-
-dim3 blocks(const PoolArguments& args) {
-  return dim3(static_cast<unsigned>(ceil_div(args.vectors, kThreads)));
 }
 
 // The arrays of one call. Average pooling has neither x nor y in its backward pass.
@@ -215,7 +191,7 @@ struct PoolArrays {
 template <Pooling POOLING, int WIDTH, class T>
 void launch_forward(const PoolProblem& problem, const PoolArrays<T>& arrays, Stream stream) {
   const PoolArguments args = pool_arguments(problem, problem.p, problem.q, WIDTH);
-  CCONVNET_LAUNCH((pool_forward<POOLING, WIDTH, T>), blocks(args), kThreads, stream, args, arrays.x,
+  CCONVNET_LAUNCH((pool_forward<POOLING, WIDTH, T>), args.vectors.blocks(), kThreads, stream, args, arrays.x,
                   arrays.out);
 }
 
@@ -240,7 +216,7 @@ void launch_image(const PoolProblem& problem, const PoolArrays<T>& arrays, Strea
 template <Pooling POOLING, int WIDTH, class T>
 void launch_backward(const PoolProblem& problem, const PoolArrays<T>& arrays, Stream stream) {
   const PoolArguments args = pool_arguments(problem, problem.h, problem.w, WIDTH);
-  CCONVNET_LAUNCH((pool_backward<POOLING, WIDTH, T>), blocks(args), kThreads, stream, args, arrays.x,
+  CCONVNET_LAUNCH((pool_backward<POOLING, WIDTH, T>), args.vectors.blocks(), kThreads, stream, args, arrays.x,
                   arrays.y, arrays.dy, arrays.out);
 }
 
@@ -258,12 +234,6 @@ void launch_backward_and_sum(const PoolProblem& problem, const PoolArrays<T>& ar
 
 template <class T>
 using PoolTable = SelectionTable<PoolProblem, PoolArrays<T>>;
-
-// Vectors need a number of channels that they divide, so that every pixel begins with a whole one.
-template <class T>
-bool vectors_divide_channels(const PoolProblem& problem) {
-  return problem.c % kVectorWidth<T> == 0;
-}
 
 // The one window contains all pixels. Few of them need no eight warps.
 bool averages_image(const PoolProblem& problem) {

@@ -9,6 +9,38 @@ struct Range {
   int begin, end;  // empty where end <= begin
 };
 
+// The vectors of neighbouring channels of a tensor [n, rows, columns, c], over which threads run: the channels
+// first, so that a warp reads whole rows of them.
+struct PixelVectors {
+  int count;
+  Divider c_div, column_div, row_div;  // by the vectors of a pixel, by its columns and by its rows
+
+  PixelVectors(int n, int rows, int columns, int c, int width)
+      : count(n * rows * columns * (c / width)), c_div(c / width), column_div(columns), row_div(rows) {}
+
+  dim3 blocks() const { return dim3(static_cast<unsigned>(ceil_div(count, kThreads))); }
+};
+
+struct Position {
+  int n, row, column, c;
+};
+
+template <int WIDTH>
+__device__ __forceinline__ Position position_of(const PixelVectors& vectors, int vector) {
+  Position at;
+  int pixel = vectors.c_div.divide(vector, at.c);
+  at.c *= WIDTH;
+  pixel = vectors.column_div.divide(pixel, at.column);
+  at.n = vectors.row_div.divide(pixel, at.row);
+  return at;
+}
+
+// Vectors need a number of channels that they divide, so that every pixel begins with a whole one.
+template <class T>
+bool vectors_divide_channels(const PoolProblem& problem) {
+  return problem.c % kVectorWidth<T> == 0;
+}
+
 // The part of window `index` that is in the image.
 __device__ __forceinline__ Range window(int index, int stride, int pad, int size, int image) {
   const int begin = index * stride - pad;

@@ -47,6 +47,7 @@ _OPERATIONS = {
     "lrn": ("lrn_forward", "lrn_backward"),
     "maxpool": ("maxpool_forward", "maxpool_backward"),
     "avgpool": ("avgpool_forward", "avgpool_backward"),
+    "maxunpool": ("maxunpool_forward", "maxunpool_backward"),
     "contrast_norm": ("contrast_norm_forward", "contrast_norm_backward"),
 }
 

@@ -36,6 +36,7 @@ from cconvnet.nets import (
     SelectSpec,
     SoftmaxCostSpec,
     SumSpec,
+    UnpoolSpec,
     lrn_alpha,
 )
 from cconvnet.nets.shapes import Shape, fan_in, plain_init, pool_outputs, shapes
@@ -237,6 +238,10 @@ def _no_deconv(layer: Any, found: Mapping[str, Shape]) -> LayerSpec:
     raise _cannot(layer, "the files have no transposed convolution")
 
 
+def _no_unpool(layer: Any, found: Mapping[str, Shape]) -> LayerSpec:
+    raise _cannot(layer, "the files have no unpooling")
+
+
 def _no_rbf(layer: Any, found: Mapping[str, Shape]) -> LayerSpec:
     raise _cannot(layer, "the files have no distances from codes")
 
@@ -301,6 +306,7 @@ _NORMAL: dict[type[LayerSpec], Callable[[Any, Mapping[str, Shape]], LayerSpec]] 
     SelectSpec: _no_select,
     RbfSpec: _no_rbf,
     DeconvSpec: _no_deconv,
+    UnpoolSpec: _no_unpool,
     BatchNormSpec: _no_batch_norm,
     **dict.fromkeys((NeuronSpec, MaxSpec, ConcatSpec, SoftmaxCostSpec), lambda layer, found: _checked(layer)),
 }

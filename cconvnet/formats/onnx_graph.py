@@ -96,6 +96,7 @@ class Translation:
         signals: what nodes computed, by name.
         paddings: zeros around a signal that a Pad added and that its readers must take over, as
             (top, left, bottom, right), by name.
+        places: by the name of a pooling's indices its node, what it reads and what it computes.
         softmax: by the name of a result of a softmax, the name of that.
         folder: of the file.
     """
@@ -105,6 +106,7 @@ class Translation:
         self.opset = opset
         self.signals: dict[str, Signal] = {}
         self.paddings: dict[str, tuple[int, int, int, int]] = {}
+        self.places: dict[str, tuple[Node, Signal, Signal]] = {}
         self.softmax: dict[str, str] = {}
         self._shared: set[str] = set()  # results that are others' under another name, which more nodes read
         self.folder = folder

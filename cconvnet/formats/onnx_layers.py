@@ -30,8 +30,10 @@ from cconvnet.nets import (
     RbfSpec,
     SelectSpec,
     SumSpec,
+    UnpoolSpec,
+    WindowsSpec,
 )
-from cconvnet.nets.shapes import pool_outputs, windows
+from cconvnet.nets.shapes import Shape, pool_outputs, windows
 from cconvnet.nets.values import both_sides
 
 _PLAIN = {"relu": "Relu", "logistic": "Sigmoid", "softrelu": "Softplus", "abs": "Abs", "sqrt": "Sqrt"}
@@ -236,6 +238,33 @@ def _add_pool(net: Nodes, layer: PoolSpec) -> None:
     net.set(layer.name, net.node(op, [x], layer.name, pads=_as_pads(pads), **given), False)
 
 
+def _add_unpool(net: Nodes, layer: UnpoolSpec) -> None:
+    """Add an unpooling by the indices of the pooling's node.
+
+    Raises:
+        ValueError: windows overlap, do not fill the image, or are those of no pooling that is written.
+    """
+    values, source = layer.inputs
+    if not tiles(layer, net.shapes[source]):
+        raise ValueError(
+            f"layer {layer.name}: ONNX unpools windows only that fill the image and do not overlap"
+        )
+    given = {"kernel_shape": list(layer.window), "strides": list(layer.stride)}
+    indices = net.indices(net.image(source), pads=[0] * 4, **given)
+    if indices is None:
+        raise ValueError(f"layer {layer.name}: ONNX unpools what a layer pools, and none has these windows")
+    net.set(layer.name, net.node("MaxUnpool", [net.image(values), indices], layer.name, **given), False)
+
+
+def tiles(layer: WindowsSpec, shape: Shape) -> bool:
+    """True if windows do not overlap, and the last ends where the image does."""
+    each = zip(pool_outputs(layer, shape), layer.window, layer.stride, layer.padding, shape, strict=False)
+    return all(
+        both_sides(padding) == (0, 0) and window <= stride and (count - 1) * stride + window == size
+        for count, window, stride, padding, size in each
+    )
+
+
 def _as_pads(pads: list[Pair]) -> list[int]:
     """Return ONNX's order: above, left, below, right."""
     (top, bottom), (left, right) = pads
@@ -406,6 +435,7 @@ _ADDERS: dict[type[LayerSpec], Callable[[Nodes, Any], None]] = {
     FcSpec: _add_fc,
     NeuronSpec: _add_neuron,
     PoolSpec: _add_pool,
+    UnpoolSpec: _add_unpool,
     LrnSpec: _add_lrn,
     ContrastNormSpec: _add_contrast_norm,
     BatchNormSpec: _add_norm,

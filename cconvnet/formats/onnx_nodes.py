@@ -109,6 +109,16 @@ class Nodes:
         self.nodes.append(node)
         return name
 
+    def indices(self, x: str, **attributes: Any) -> str | None:
+        """Return the name of the second output of a MaxPool that is there, with these attributes; or None."""
+        listed = [_attribute(key, value) for key, value in attributes.items()]
+        for node in self.nodes:
+            if node["op_type"] == "MaxPool" and node["input"] == [x] and node["attribute"] == listed:
+                if len(node["output"]) == 1:
+                    node["output"].append(self._free(f"{node['name']}/indices"))
+                return str(node["output"][1])
+        return None
+
     def tensor(self, wish: str, values: Array) -> str:
         """Add a constant of floats, and return its name."""
         floats = np.ascontiguousarray(values, "<f4").reshape(values.shape)

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import cast
 
 import numpy as np
 
 from cconvnet.formats import onnx_channels
 from cconvnet.formats.drafts import Signal
 from cconvnet.formats.onnx_graph import Array, Node, Translation
+from cconvnet.formats.onnx_layers import tiles
 from cconvnet.nets import (
     DATA,
     ConcatSpec,
@@ -26,6 +28,7 @@ from cconvnet.nets import (
     Pair,
     PoolSpec,
     SumSpec,
+    UnpoolSpec,
 )
 from cconvnet.nets.shapes import windows
 
@@ -137,7 +140,7 @@ def _pool(net: Translation, node: Node) -> Signal:
         counts = True
     # auto_pad sets the number of windows; its padding gives it with either rounding.
     ceil = node.integer("ceil_mode", 0) and node.text("auto_pad", "NOTSET") not in _SAME
-    return net.draft.add(
+    y = net.draft.add(
         PoolSpec,
         node.name,
         [_image(x)],
@@ -149,6 +152,25 @@ def _pool(net: Translation, node: Node) -> Signal:
         outputs=outputs,
         count_padding=counts and pool == "avg",
     )
+    if len(node.outputs) > 1 and node.outputs[1]:
+        net.places[node.outputs[1]] = node, x, y
+    return y
+
+
+def _unpool(net: Translation, node: Node) -> Signal:
+    x, name = _image(net.signal(node)), node.inputs[1] if net.has(node, 1) else ""
+    if name not in net.places:
+        raise ValueError(f"its input 1, {name!r}, is not the indices of a MaxPool")
+    pool, u, y = net.places[name]
+    windows = cast(PoolSpec, net.draft.layers[y.layer])
+    same = (node.pair("kernel_shape"), node.pair("strides")) == (windows.window, windows.stride)
+    if not same or not tiles(windows, u.shape) or pool.integer("storage_order", 0):
+        raise ValueError(
+            "only the windows of its MaxPool are translated, if they fill its image without overlap"
+        )
+    if net.has(node, 2) and net.small(node, 2, "the shape")[1:] != [u.shape[2], *u.shape[:2]]:
+        raise ValueError("its shape is not that of its MaxPool's image")
+    return net.draft.add(UnpoolSpec, node.name, [x, u], **windows.windows)
 
 
 def _whole_pool(net: Translation, node: Node) -> Signal:
@@ -422,6 +444,7 @@ OPERATORS: dict[str, Operator] = {
     "Conv": _conv,
     "ConvTranspose": _deconv,
     **dict.fromkeys(("MaxPool", "AveragePool"), _pool),
+    "MaxUnpool": _unpool,
     **dict.fromkeys(("GlobalAveragePool", "GlobalMaxPool"), _whole_pool),
     "ReduceMean": _reduce_mean,
     "Gemm": _gemm,

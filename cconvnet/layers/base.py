@@ -348,6 +348,10 @@ class Layer:
         """The part of its backward pass that its only reader may do."""
         return None
 
+    def differentiates(self, index: int) -> bool:
+        """True if an input has a gradient, and not only decides what becomes of the others."""
+        return True
+
     def can_finish(self, index: int, epilogue: InputEpilogue) -> bool:
         """True if its backward pass can do this part for the layer that computes an input."""
         return False

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Self
 
-from cconvnet._problem import PoolProblem
 from cconvnet.layers.base import InputEpilogue, Layer, Site, Tensor, only
 from cconvnet.layers.lrn import lrn_problem
 from cconvnet.nets import LrnSpec, PoolSpec
+from cconvnet.nets.shapes import pool_problem
 from cconvnet.optim import FusedUpdates
 
 
@@ -20,7 +20,7 @@ class LrnMaxpoolLayer(Layer):
     def __init__(self, lrn: LrnSpec, pool: PoolSpec, inputs: Sequence[Sequence[Tensor]], site: Site) -> None:
         x = only(inputs)
         self.lrn = lrn_problem(lrn, x, site)
-        self.pool = PoolProblem(*x.image, pool.window, pool.stride, pool.padding, pool.rounding, pool.outputs)
+        self.pool = pool_problem(pool, x.image)
         super().__init__(pool.name, site, [x], self.pool.y_shape)
         self.names.insert(0, lrn.name)
 

@@ -22,6 +22,7 @@ from cconvnet.layers.pool import PoolLayer
 from cconvnet.layers.rbf import RbfLayer
 from cconvnet.layers.rearrange import BlurLayer, ConcatLayer, SelectLayer
 from cconvnet.layers.softmax import SoftmaxCostLayer
+from cconvnet.layers.unpool import UnpoolLayer
 from cconvnet.nets import (
     BatchNormSpec,
     BlurSpec,
@@ -42,6 +43,7 @@ from cconvnet.nets import (
     SelectSpec,
     SoftmaxCostSpec,
     SumSpec,
+    UnpoolSpec,
 )
 
 _LAYERS: dict[type[LayerSpec], type[Layer]] = {
@@ -51,6 +53,7 @@ _LAYERS: dict[type[LayerSpec], type[Layer]] = {
     FcSpec: FcLayer,
     NeuronSpec: NeuronLayer,
     PoolSpec: PoolLayer,
+    UnpoolSpec: UnpoolLayer,
     LrnSpec: LrnLayer,
     ContrastNormSpec: ContrastNormLayer,
     BatchNormSpec: BatchNormLayer,

@@ -94,6 +94,37 @@ def filter_fields(
     return {"filters": filters, **sizes, "groups": groups, "rounding": rounding}
 
 
+def weighted_fields(
+    kind: str, given: Mapping[str, Any], more: Weights
+) -> tuple[dict[str, Any], dict[str, Any], Any]:
+    """Return the fields of a layer with weights, those of :class:`Place`, and its further inputs.
+
+    Args:
+        kind: the layer's type, for errors.
+        given: the fields that its own arguments are.
+        more: all other arguments.
+
+    Raises:
+        TypeError: there is no such argument, or it is of a wrong type.
+    """
+    values: dict[str, Any] = {**given, **more}
+    place = {key: values.pop(key) for key in Place.__annotations__ if key in values}
+    also = values.pop("also", ())
+    for key in values:
+        if key not in given and key not in Weights.__annotations__:
+            raise TypeError(f"{kind}() has no argument {key!r}")
+    if "init" in values:
+        values["init"] = as_init(values["init"])
+    if "per_input" in values:
+        values["per_input"] = [
+            {**each, "init": as_init(each["init"])} if "init" in each else each
+            for each in values["per_input"]
+        ]
+    if isinstance(neuron := values.get("neuron"), str):
+        values["neuron"] = as_neuron(neuron)
+    return values, place, also
+
+
 def window_fields(
     pool: str,
     window: Size,

@@ -27,9 +27,9 @@ from cconvnet.nets.arguments import (
     Place,
     Size,
     Weights,
-    as_init,
     as_neuron,
     filter_fields,
+    weighted_fields,
     window_fields,
 )
 from cconvnet.nets.ends import End
@@ -54,6 +54,7 @@ from cconvnet.nets.specs import (
     RbfSpec,
     SelectSpec,
     SumSpec,
+    UnpoolSpec,
 )
 from cconvnet.nets.values import Neuron, as_pair, require
 
@@ -354,6 +355,24 @@ class Value(End):
         """Add the mean of each channel over the whole image: global average pooling."""
         return _layer(PoolSpec, window_fields("avg", self.shape[:2]), [self], place, "mean")
 
+    def unpool(self, pool: Value, **place: Unpack[Place]) -> Value:
+        """Add max unpooling: each value goes to the place of a max pooling's maximum, and the rest is 0.
+
+        ``x.unpool(pool)`` has the size of what `pool` reads. Values of windows that overlap, and share a
+        maximum, are added. Of equal maxima the first, row by row, is the place.
+
+        Args:
+            pool: the output of :meth:`maxpool`, whose shape x has.
+            **place: see :class:`Place`.
+
+        Raises:
+            ValueError: `pool` is of another layer, or x has another shape.
+        """
+        spec = pool._node.spec if isinstance(pool, Value) else None
+        if not isinstance(spec, PoolSpec) or spec.pool != "max":
+            raise ValueError(f"unpool needs the output of a max pooling, not {pool!r}")
+        return _layer(UnpoolSpec, spec.windows, [self, Value(pool._node.inputs[0])], place)
+
     # ---- other layers ----
 
     def dropout(
@@ -399,21 +418,7 @@ class Value(End):
     # ---- steps that methods share ----
 
     def _weighted(self, kind: type[WeightedSpec], given: Mapping[str, Any], more: Weights) -> Value:
-        values: dict[str, Any] = {**given, **more}
-        place = {key: values.pop(key) for key in Place.__annotations__ if key in values}
-        also = values.pop("also", ())
-        for key in values:
-            if key not in given and key not in Weights.__annotations__:
-                raise TypeError(f"{kind.type}() has no argument {key!r}")
-        if "init" in values:
-            values["init"] = as_init(values["init"])
-        if "per_input" in values:
-            values["per_input"] = [
-                {**each, "init": as_init(each["init"])} if "init" in each else each
-                for each in values["per_input"]
-            ]
-        if isinstance(neuron := values.get("neuron"), str):
-            values["neuron"] = as_neuron(neuron)
+        values, place, also = weighted_fields(kind.type, given, more)
         return _layer(kind, values, [self, also] if isinstance(also, Value) else [self, *also], place)
 
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from cconvnet.nets.layer_spec import DATA, LayerSpec
 from cconvnet.nets.recipe import NetSpec
 from cconvnet.nets.shapes import shapes
-from cconvnet.nets.specs import DeconvSpec, FcSpec, FilterSpec, LrnSpec, PoolSpec
+from cconvnet.nets.specs import DeconvSpec, FcSpec, FilterSpec, LrnSpec, PoolSpec, UnpoolSpec
 from cconvnet.nets.values import both_sides
 
 
@@ -46,7 +46,8 @@ def fields(spec: NetSpec, name: str) -> tuple[Field, Field]:
     A layer whose outputs have no place, such as an FC layer, depends on the whole image.
 
     Raises:
-        ValueError: It is or follows a transposed convolution, whose outputs do not all see alike.
+        ValueError: It is or follows a transposed convolution or an unpooling, whose outputs do not all see
+            alike.
     """
     found = {DATA: (Field(0, 1, 1), Field(0, 1, 1))}
     images = shapes(spec)
@@ -64,8 +65,9 @@ def fields(spec: NetSpec, name: str) -> tuple[Field, Field]:
 
 def _field(layer: LayerSpec, index: int, axis: int, before: Field, side: int) -> Field:
     """Return the field of a layer's outputs through one input, whose image has so many pixels."""
-    if isinstance(layer, DeconvSpec):
-        raise ValueError(f"layer {layer.name}: outputs of a transposed convolution do not all see alike")
+    if isinstance(layer, DeconvSpec | UnpoolSpec):
+        kind = "a transposed convolution" if isinstance(layer, DeconvSpec) else "an unpooling"
+        raise ValueError(f"layer {layer.name}: outputs of {kind} do not all see alike")
     if isinstance(layer, FcSpec):
         return Field(before.first, before.last + (side - 1) * before.step, 0)
     if isinstance(layer, LrnSpec) and layer.region == "same_map":

@@ -37,6 +37,8 @@ from cconvnet.nets.specs import (
     PoolSpec,
     RbfSpec,
     SelectSpec,
+    UnpoolSpec,
+    WindowsSpec,
 )
 from cconvnet.nets.values import Init, Pair, both_sides, gaussian, require
 
@@ -54,8 +56,15 @@ def windows(
     return 1 + (-(-room // stride) if rounding == "ceil" else room // stride)
 
 
-def pool_outputs(spec: PoolSpec, shape: Shape) -> Pair:
-    """Return how many windows a pooling layer has in either direction."""
+def pool_problem(spec: WindowsSpec, image: tuple[int, int, int, int]) -> PoolProblem:
+    """Return the problem of a pooling, or of its unpooling, of images (N, H, W, C)."""
+    return PoolProblem(
+        *image, **spec.windows, count_padding=isinstance(spec, PoolSpec) and spec.count_padding
+    )
+
+
+def pool_outputs(spec: WindowsSpec, shape: Shape) -> Pair:
+    """Return how many windows a pooling layer, or an unpooling, has in either direction."""
     if spec.outputs is not None:
         return spec.outputs
     counts = []
@@ -166,6 +175,11 @@ def output_shape(spec: LayerSpec, inputs: Sequence[Shape]) -> Shape:
         except ValueError as error:
             raise ValueError(f"layer {spec.name}: {error}; it reads {text_of(inputs)}") from None
         found = {(problem.h, problem.w, channels) for problem in problems}
+    elif isinstance(spec, UnpoolSpec):
+        try:
+            found = {unpooled(spec, inputs)}
+        except ValueError as error:
+            raise ValueError(f"layer {spec.name}: {error}") from None
     elif isinstance(spec, ConcatSpec):
         if len({shape[:2] for shape in inputs}) != 1:
             raise ValueError(
@@ -184,6 +198,24 @@ def output_shape(spec: LayerSpec, inputs: Sequence[Shape]) -> Shape:
             f"layer {spec.name}: its window is larger than the padded image; it reads {text_of(inputs)}"
         )
     return shape
+
+
+def unpooled(spec: UnpoolSpec, inputs: Sequence[Shape]) -> Shape:
+    """Return the shape of an unpooling's output, that of what the pooling reads.
+
+    Raises:
+        ValueError: the inputs do not fit.
+    """
+    if len(inputs) != 2:
+        raise ValueError(f"inputs must be two, values and what the pooling reads, not {len(inputs)}")
+    values, image = inputs
+    pooled = (*pool_outputs(spec, image), image[2])
+    if values != pooled:
+        raise ValueError(
+            f"its values must have the shape of the pooling's output, {text_of([pooled])}, "
+            f"not {text_of([values])}"
+        )
+    return image
 
 
 def text_of(shapes: Sequence[Shape]) -> str:
@@ -221,15 +253,9 @@ def _check_input(spec: LayerSpec, index: int, shape: Shape) -> None:
         case FcSpec():
             FcProblem(1, h * w * c, whole("outputs", spec.outputs, 1))
         case PoolSpec():
-            PoolProblem(
-                *image,
-                spec.window,
-                spec.stride,
-                spec.padding,
-                spec.rounding,
-                spec.outputs,
-                spec.count_padding,
-            )
+            pool_problem(spec, image)
+        case UnpoolSpec() if index == 1:
+            pool_problem(spec, image)
         case LrnSpec():
             size, groups = whole("size", spec.size, 1), whole("groups", spec.groups, 1)
             LrnProblem(*image, size, spec.alpha, spec.beta, spec.k, groups, spec.region)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from cconvnet.checks import real, whole
 from cconvnet.nets.layer_spec import DATA, LayerSpec, WeightedSpec
@@ -151,17 +151,44 @@ class NeuronSpec(LayerSpec):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PoolSpec(LayerSpec):
-    """The maximum or the mean of each window; windows are clipped to the image.
+class WindowsSpec(LayerSpec):
+    """The fields of the windows of a pooling, which are clipped to the image.
 
     Attributes:
-        pool: "max" or "avg".
         window: the size of a window.
         stride: the distance of windows.
         padding: the distance of the first window from the image's edge; if negative, it begins inside. Each
             direction may have a pair (before, after).
         rounding: "floor", or "ceil" for a last window that is clipped.
         outputs: how many windows there are in either direction; None: as many as fit.
+    """
+
+    window: Pair = (3, 3)
+    stride: Pair = (2, 2)
+    padding: Padding = (0, 0)
+    rounding: str = "floor"
+    outputs: Pair | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._pairs("window", "stride")
+        self._set("padding", as_padding(f"layer {self.name}: padding", self.padding))
+        if self.outputs is not None:
+            self._pairs("outputs")
+
+    @property
+    def windows(self) -> dict[str, Any]:
+        """The fields of the windows by name."""
+        names = WindowsSpec.__annotations__
+        return {name: getattr(self, name) for name in names}
+
+
+@dataclass(frozen=True, kw_only=True)
+class PoolSpec(WindowsSpec):
+    """The maximum or the mean of each window.
+
+    Attributes:
+        pool: "max" or "avg".
         count_padding: whether a mean counts the padding as pixels of 0. Otherwise it is that of the window's
             pixels within the image.
     """
@@ -169,24 +196,27 @@ class PoolSpec(LayerSpec):
     type: ClassVar[str] = "pool"
 
     pool: str = "max"
-    window: Pair = (3, 3)
-    stride: Pair = (2, 2)
-    padding: Padding = (0, 0)
-    rounding: str = "floor"
-    outputs: Pair | None = None
     count_padding: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
         one_of(f"layer {self.name}: pool", self.pool, ("max", "avg"))
-        self._pairs("window", "stride")
-        self._set("padding", as_padding(f"layer {self.name}: padding", self.padding))
         require(
             self.pool == "avg" or not self.count_padding,
             f"layer {self.name}: count_padding is for means, not for pool={self.pool!r}",
         )
-        if self.outputs is not None:
-            self._pairs("outputs")
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnpoolSpec(WindowsSpec):
+    """Max unpooling: each value goes to the place of a max pooling's maximum, and the rest is 0.
+
+    It has two inputs: a value for each window of the pooling, and what the pooling reads, in which the places
+    of maxima are found. The fields are the pooling's. Source: Zeiler and Fergus 2014, "Visualizing and
+    understanding convolutional networks", section 2.1.
+    """
+
+    type: ClassVar[str] = "unpool"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -439,16 +469,26 @@ class L2CostSpec(CostSpec):
 LAYER_TYPES: dict[str, type[LayerSpec]] = {
     spec.type: spec
     for spec in (
-        *(ConvSpec, LocalSpec, DeconvSpec, FcSpec, NeuronSpec, PoolSpec, LrnSpec, ContrastNormSpec),
-        *(BatchNormSpec, DropoutSpec, SumSpec, MaxSpec, ConcatSpec, SelectSpec, BlurSpec, RbfSpec),
+        *(ConvSpec, LocalSpec, DeconvSpec, FcSpec, NeuronSpec, PoolSpec, UnpoolSpec, LrnSpec),
+        *(
+            ContrastNormSpec,
+            BatchNormSpec,
+            DropoutSpec,
+            SumSpec,
+            MaxSpec,
+            ConcatSpec,
+            SelectSpec,
+            BlurSpec,
+            RbfSpec,
+        ),
         *(SoftmaxCostSpec, L2CostSpec),
     )
 }
 
 # Each channel depends on itself alone, or on its group: split, a tower reads nothing of the others.
 SPLIT_BY_CHANNEL = (
-    *(NeuronSpec, PoolSpec, LrnSpec, ContrastNormSpec, BatchNormSpec, DropoutSpec, SumSpec, MaxSpec),
-    BlurSpec,
+    *(NeuronSpec, PoolSpec, UnpoolSpec, LrnSpec, ContrastNormSpec, BatchNormSpec, DropoutSpec, SumSpec),
+    *(MaxSpec, BlurSpec),
 )
 
 

@@ -33,6 +33,7 @@ from cconvnet.layers import (
 )
 from cconvnet.nets import DATA, LayerSpec, NetSpec
 from cconvnet.nets.costs import labels_of, targets_of
+from cconvnet.network.decided import stop_gradients
 from cconvnet.network.levels import Level, levels_of
 from cconvnet.network.memory import Memory, allocate_gradients, allocate_workspaces, join_losses
 from cconvnet.network.places import Places
@@ -131,6 +132,7 @@ class Graph:
         self._readers = collections.Counter(name for layer in spec.layers for name in layer.inputs)
         self._places = Places(spec, self._readers, batch, memory) if fuse else None
         self._add_layers(fuse)
+        stop_gradients(self._order)
         self.costs = {layer.name: layer.cost for layer in self.layers if layer.cost is not None}
         self._check_use()
         self.labels, self.targets = labels_of(spec), targets_of(spec)
@@ -409,7 +411,12 @@ class Graph:
     def _allocate_shared(self, fuse: bool, share: Share | None, lars: float) -> None:
         """Allocate what layers share, gradients and workspaces, and what updates parameters."""
         element = self._site(self.devices[0]).element
-        readers = collections.Counter(id(tensor) for layer in self._order for tensor in layer.inputs)
+        readers = collections.Counter(
+            id(tensor)
+            for layer in self._order
+            for index, tensor in enumerate(layer.inputs)
+            if layer.differentiates(index)
+        )
         for parameter in self.parameters.values():
             parameter.nesterov = self.spec.recipe.nesterov
         self.updates: FusedUpdates | None = None

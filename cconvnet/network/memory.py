@@ -97,7 +97,7 @@ def allocate_gradients(
 
     Args:
         backward: the layers in the order of the backward pass.
-        readers: how many layers read a tensor, by its id.
+        readers: how many layers have a gradient for a tensor, by its id.
         copies: the copies of a tensor, by its id.
         memory: where the gradients are allocated.
         element: the type of the gradients.
@@ -120,7 +120,7 @@ def allocate_gradients(
                 slot.last = moment
         own = slots_of[id(layer.output)]
         for index, tensor in enumerate(layer.inputs):
-            if not tensor.needs_gradient:
+            if not tensor.needs_gradient or not layer.differentiates(index):
                 continue
             if own and index == 0 and layer.backward_in_place and readers[id(tensor)] == 1:
                 slot = own[0]

@@ -73,6 +73,7 @@ from cconvnet.ops.softmax import (
     watch_losses,
 )
 from cconvnet.ops.tree_sum import tree_sum
+from cconvnet.ops.unpool import maxunpool_backward, maxunpool_forward
 
 __all__ = [
     "Array",
@@ -115,6 +116,8 @@ __all__ = [
     "lrn_maxpool_forward",
     "maxpool_backward",
     "maxpool_forward",
+    "maxunpool_backward",
+    "maxunpool_forward",
     "neuron_backward",
     "neuron_forward",
     "relu_backward",

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from cconvnet.errors import nearest
 from cconvnet.evaluate import Trained, center_view, network_tensors
 from cconvnet.layers.neuron import NeuronLayer
+from cconvnet.layers.pool import PoolLayer
 from cconvnet.nets import BatchNormSpec
 from cconvnet.nets.cuts import ending_in, neurons_apart
 from cconvnet.nets.fold import fold
@@ -65,7 +66,7 @@ class Probe:
         state = self.network.state_shapes()
         self.network.load_state({name: values[name] for name in state})
         self.network.set_mean(trained.checkpoint.tensors.get(MEAN))
-        self._neurons = [layer for layer in self.network.layers if isinstance(layer, NeuronLayer)]
+        self._ruled = [layer for layer in self.network.layers if isinstance(layer, NeuronLayer | PoolLayer)]
 
     @property
     def shapes(self) -> dict[str, tuple[int, int, int]]:
@@ -107,13 +108,14 @@ class Probe:
         Args:
             names: Layers of the trained network, or "data".
             start: float32[n, ...], the gradient of the last layer's output for the images of the last pass.
-            rule: Of ReLUs, "gradient", "guided" or "deconvnet"; see cconvnet.layers.neuron.
+            rule: Of ReLUs, "gradient", "guided" or "deconvnet", and with it of max poolings; see
+                cconvnet.layers.neuron and cconvnet.layers.pool.
 
         Returns:
             By name, float32[n, ...].
         """
-        for neuron in self._neurons:
-            neuron.rule = rule
+        for layer in self._ruled:
+            layer.rule = rule
         count = len(start)
         whole = np.zeros((self.network.batch, *start.shape[1:]), np.float32)
         whole[:count] = start

@@ -30,6 +30,7 @@ _TYPES: dict[str, Any] = {
     "fc": FcProblem,
     "maxpool": PoolProblem,
     "avgpool": PoolProblem,
+    "maxunpool": PoolProblem,
     "lrn": LrnProblem,
     "local": LocalProblem,
     "contrast_norm": ContrastNormProblem,
@@ -60,7 +61,7 @@ class Layer:
 
     Attributes:
         name: The layer's name in its network, followed by ".0" and so on for each of several inputs.
-        kind: conv, local, fc, maxpool, avgpool, lrn or contrast_norm.
+        kind: conv, local, fc, maxpool, avgpool, maxunpool, lrn or contrast_norm.
         shape: The problem's other arguments.
         source: The layer that it reads, or DATA; empty: an unknown layer.
         neuron: The activation function behind its products, if it has one. Of several inputs only the first
@@ -147,10 +148,10 @@ def of_spec(layer: LayerSpec, inputs: Sequence[Shape]) -> Iterator[Layer]:
                 function = (layer.neuron, layer.bias is not None, True)
                 yield Layer(name, "fc", sizes, source, *(function if index == 0 else ()))
             case nets.PoolSpec():
-                windows = {"window": layer.window, "stride": layer.stride, "padding": layer.padding}
-                windows |= {"rounding": layer.rounding, "count_padding": layer.count_padding}
-                windows |= {} if layer.outputs is None else {"outputs": layer.outputs}
+                windows = _windows(layer) | {"count_padding": layer.count_padding}
                 yield Layer(name, f"{layer.pool}pool", image | windows, source)
+            case nets.UnpoolSpec() if index == 1:
+                yield Layer(layer.name, "maxunpool", image | _windows(layer), source)
             case nets.LrnSpec():
                 rest: dict[str, Any] = {
                     "size": layer.size,
@@ -163,6 +164,11 @@ def of_spec(layer: LayerSpec, inputs: Sequence[Shape]) -> Iterator[Layer]:
             case nets.ContrastNormSpec():
                 rest = {"size": layer.size, "alpha": layer.alpha, "beta": layer.beta, "k": layer.k}
                 yield Layer(name, "contrast_norm", image | rest, source)
+
+
+def _windows(layer: nets.WindowsSpec) -> dict[str, Any]:
+    """Return the arguments of the windows of a pooling."""
+    return {name: value for name, value in layer.windows.items() if value is not None}
 
 
 def layers_of(spec: NetSpec) -> dict[str, Layer]:

@@ -225,7 +225,7 @@ def random_case(seed: int, operations: dict[str, Any]) -> tuple[str, Any, dict[s
             problem, arguments["data"] = random_lrn(random), "real"
         case "contrast":
             problem, arguments["data"] = random_contrast_norm(random), "real"
-        case "maxpool":
+        case "maxpool" | "maxunpool":
             problem = random_pool(random)
         case "avgpool":
             problem, arguments["data"] = random_pool(random), "real"

@@ -94,30 +94,6 @@ CCONVNET_CLONES void avgpool_backward_row(const PoolProblem& problem, const Coun
   }
 }
 
-// ---- launchers ------------------------------------------------------------------------------------------
-
-// Calls row_function(buffer, n, row) for all rows of all images; `buffer` is a thread's own, of `buffer_size`
-// floats.
-template <class Function>
-void for_rows(const PoolProblem& problem, int rows, int64_t cost, int64_t buffer_size,
-              const Function& row_function) {
-  std::vector<float> buffers(buffer_size * parallel_parts(int64_t{problem.n} * rows, cost));
-  parallel_ranges(int64_t{problem.n} * rows, cost, [&](int part, int64_t begin, int64_t end) {
-    for (int64_t item = begin; item < end; ++item) {
-      row_function(buffers.data() + part * buffer_size, item / rows, static_cast<int>(item % rows));
-    }
-  });
-}
-
-struct Strides {  // of an image and of a row
-  int64_t x, y, x_row, y_row;
-  explicit Strides(const PoolProblem& problem)
-      : x(int64_t{problem.h} * problem.w * problem.c),
-        y(int64_t{problem.p} * problem.q * problem.c),
-        x_row(int64_t{problem.w} * problem.c),
-        y_row(int64_t{problem.q} * problem.c) {}
-};
-
 }  // namespace
 
 template <class T>

@@ -356,6 +356,14 @@ def test_transposed_convolutions_are_the_same() -> None:
     assert max(apart.values()) < 1e-5 and {"deconv1.weight.velocity", "deconv3.bias.velocity"} <= set(apart)
 
 
+def test_unpoolings_are_the_same() -> None:
+    x = cc.image(13, 12, 2).conv(4, 3, pad=1).relu()
+    pool = x.maxpool((3, 2), pad=(1, 0))
+    y = pool.conv(4, 3, pad=1).relu().unpool(pool).conv(3, 3)
+    apart = distances(y.mean().fc(3).softmax(), 8, "nchw", "channels_last")
+    assert max(apart.values()) < 1e-5 and "conv1.weight.velocity" in apart
+
+
 def test_branches_are_the_same() -> None:
     """Windows of the first pooling overlap, so that the same value often occurs twice in the second's."""
     x = cc.image(21, 21, 2).conv(8, 3, pad=1, name="stem").relu().maxpool(3, 2, rounding="ceil")

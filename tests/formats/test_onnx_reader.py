@@ -414,7 +414,28 @@ def test_the_size_of_images_may_be_left_to_the_caller(tmp_path: Path) -> None:
     assert read(tmp_path, content, size=(20, 24)).spec.stored_shape == (20, 24, 3)
 
 
+HALF = {"kernel_shape": [2, 2], "strides": [2, 2]}
 REFUSED = [
+    (
+        [node("MaxPool", "x", "p i", **HALF), node("MaxUnpool", "p p", "y", **HALF)],
+        {},
+        "(MaxUnpool): its input 1, 'p', is not the indices of a MaxPool",
+    ),
+    (
+        [node("MaxPool", "x", "p i", **HALF), node("MaxUnpool", "p i", "y", kernel_shape=[2, 2])],
+        {},
+        "(MaxUnpool): only the windows of its MaxPool are translated",
+    ),
+    (
+        [node("MaxPool", "x", "p i", **HALF, storage_order=1), node("MaxUnpool", "p i", "y", **HALF)],
+        {},
+        "(MaxUnpool): only the windows of its MaxPool are translated",
+    ),
+    (
+        [node("MaxPool", "x", "p i", **HALF), node("MaxUnpool", "p i s", "y", **HALF)],
+        {"s": ints(1, 3, 20, 20)},
+        "(MaxUnpool): its shape is not that of its MaxPool's image",
+    ),
     (
         [node("Transpose", "x", "y", perm=[0, 2, 3, 1])],
         {},

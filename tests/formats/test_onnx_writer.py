@@ -86,6 +86,7 @@ def test_what_onnx_cannot_say_is_refused_by_layer(tmp_path: Path, monkeypatch: p
 
 X = cc.image(15, 16)
 C = X.conv(8, 3, pad=1)
+POOLED = C.maxpool((3, 2))
 LAYERS = {
     "images": X.relu(),
     "unequal padding": X.conv(4, (3, 5), (2, 1), pad=((0, 1), (2, 1))),
@@ -106,6 +107,11 @@ LAYERS = {
     "largest, unequal padding": C.maxpool(3, 2, pad=((0, 1), (1, 0))),
     "largest from within": C.maxpool(3, 2, pad=-1),
     "some of the windows": C.maxpool(2, 2, outputs=(4, 3)),
+    "unpooling": POOLED.conv(8, 3, pad=1).relu().unpool(POOLED),
+    "unpooling by another pooling": cc.add(
+        C.maxpool((5, 4), name="a"),
+        C.conv(8, (5, 4), (5, 4)).unpool(C.maxpool((5, 4), name="b")).maxpool((5, 4)),
+    ),
     "mean": C.avgpool(3, 2, pad=1),
     "mean, ceil": C.avgpool(3, 2, pad=1, rounding="ceil"),
     "mean with padding": C.avgpool(3, 2, pad=1, count_padding=True),
@@ -164,6 +170,19 @@ def test_ends_agree_with_onnxruntime(tmp_path: Path) -> None:
     images = pictures(net)
     ended = net._replace(spec=y.fc(4).features())
     assert np.allclose(peer(exported(net), planes(images)), answers(ended, images).reshape(2, 4), rtol=1e-4)
+
+
+def test_unpoolings_that_onnx_cannot_say_are_refused() -> None:
+    for pool in (C.maxpool(3, 2), C.maxpool(2), C.maxpool((3, 2), pad=((1, 0), 0), rounding="ceil")):
+        with pytest.raises(
+            ValueError, match="layer unpool1: ONNX unpools windows only that fill the image and"
+        ):
+            exported(with_weights(pool.unpool(pool).features()))
+    alone = C.conv(8, (3, 2), (3, 2)).unpool(POOLED).features()
+    with pytest.raises(
+        ValueError, match="layer unpool1: ONNX unpools what a layer pools, and none has these"
+    ):
+        exported(with_weights(alone))
 
 
 def test_lrn_is_written_with_the_mean_of_the_squares() -> None:

@@ -64,6 +64,7 @@ _PROBLEMS: dict[str, list[Any]] = {
     "lrn": [LRN["paper"], LRN["tail"], LRN["same_map"], LRN["same_map_3_vectors"]],
     "contrast": [CONTRAST_NORM["plain"], CONTRAST_NORM["even_window"]],
     "maxpool": [POOL["plain"], POOL["overlapping"], POOL["ceil_padded"]],
+    "maxunpool": [POOL["plain"], POOL["overlapping"], POOL["ceil_padded"]],
     "avgpool": [POOL["plain"], POOL["overlapping"], POOL["ceil_padded"], POOL["count_padding_below"]],
     "dropout": [DropoutProblem(4096, 0.5, 2.0, 1, 2), DropoutProblem(130, 0.5, 2.0, 1, 2, 13, 31, 5)],
     "softmax": [SoftmaxProblem(3, 10), SoftmaxProblem(5, 257, ignore=0, smoothing=0.1)],

@@ -76,6 +76,8 @@ GOOD: dict[str, Callable[[], Arguments]] = {
     "contrast_norm_backward": lambda: {"x": floats(*X), "dy": floats(*X), "size": 3},
     "maxpool_forward": lambda: {"x": floats(*X)},
     "maxpool_backward": lambda: {"x": floats(*X), "y": floats(*POOLED), "dy": floats(*POOLED)},
+    "maxunpool_forward": lambda: {"x": floats(*POOLED), "u": floats(*X)},
+    "maxunpool_backward": lambda: {"u": floats(*X), "dy": -floats(*X)},
     "avgpool_forward": lambda: {"x": floats(*X)},
     "avgpool_backward": lambda: {"dy": floats(*POOLED), "x_shape": X},
     "eltmax_forward": lambda: {"a": floats(*X), "b": -floats(*X)},

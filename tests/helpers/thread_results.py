@@ -85,6 +85,7 @@ _PROBLEMS: dict[str, list[Any]] = {
     ],
     "contrast": [ContrastNormProblem(7, 13, 13, 60, alpha=0.1)],
     "maxpool": [PoolProblem(7, 23, 23, 60)],
+    "maxunpool": [PoolProblem(7, 23, 23, 60)],
     "avgpool": [PoolProblem(7, 23, 23, 60)],
     "dropout": [DropoutProblem(300_001, 0.5, 2.0, 1, 2)],
     "softmax": [SoftmaxProblem(301, 257)],

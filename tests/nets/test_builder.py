@@ -44,6 +44,7 @@ from cconvnet.nets import (
     SoftmaxCostSpec,
     SumSpec,
     TrainRecipe,
+    UnpoolSpec,
     Value,
     WeightedSpec,
     chain,
@@ -176,6 +177,20 @@ EVERYTHING: list[tuple[Callable[[Value], Value], LayerSpec]] = [
             rounding="ceil",
             outputs=(5, 4),
             count_padding=True,
+            **PLACE,
+        ),
+    ),
+    (
+        lambda x: (
+            pool := x.maxpool(4, (1, 2), ((1, 0), 2), rounding="ceil", outputs=(5, 4), name="pool")
+        ).unpool(pool, **PLACE),
+        UnpoolSpec(
+            inputs=("pool", "data"),
+            window=(4, 4),
+            stride=(1, 2),
+            padding=((1, 0), 2),
+            rounding="ceil",
+            outputs=(5, 4),
             **PLACE,
         ),
     ),

@@ -12,6 +12,7 @@ from helpers.small_networks import BRANCHES, CHAINS, batch_of
 import cconvnet as cc
 from cconvnet.devices import Device
 from cconvnet.layers.neuron import NeuronLayer
+from cconvnet.layers.pool import PoolLayer
 from cconvnet.nets import DropoutSpec, NetSpec
 from cconvnet.nets.cuts import ending_in, neurons_apart
 from cconvnet.network import Network
@@ -121,11 +122,12 @@ def test_pytorch_agrees(spec: NetSpec, rule: str) -> None:
     spec = dataclasses.replace(spec, layers=tuple(layers))
     own = probe(spec, spec.answer.inputs[0], "cpu:0")
     for layer in own.layers:
-        if isinstance(layer, NeuronLayer):
+        if isinstance(layer, NeuronLayer | PoolLayer):
             layer.rule = rule
     twin = pytorch_net.Net(neurons_apart(spec)[0], own.state()).eval()
     for pool in twin.pools:
-        pool.every_tie = True
+        # By this rule the first of equal maxima alone has what comes back, as in PyTorch.
+        pool.every_tie = rule != "deconvnet"
 
     def changed(module: Any, given: Any, got: Any) -> Any:
         return (torch.relu(got[0] if rule == "deconvnet" else given[0]),)

@@ -2,6 +2,7 @@
 
 side              the interface of a side of a comparison of kernels, and the choice of its fastest right plan
 cconvnet_kernels  our kernels; beside them cudnn and pytorch_kernels
+                  in the windows of pytorch_windows
 cconvnet_step     our training step; beside it pytorch_step, in the forms of `forms`
 pytorch_net       any of our networks in PyTorch, made of pytorch_layers
 cconvnet_data     our loader; beside it pytorch_data, both on the images of `feeding`

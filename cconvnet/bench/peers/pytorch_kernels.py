@@ -25,6 +25,7 @@ from cconvnet.bench.cases import Case
 from cconvnet.bench.peers.gpu import gpu
 from cconvnet.bench.peers.padding import covering_image
 from cconvnet.bench.peers.pytorch_layers import neuron
+from cconvnet.bench.peers.pytorch_windows import ceil_mode, check_windows, pooling
 from cconvnet.bench.peers.side import Plan, Refused, Replay, Side
 from cconvnet.bench.tiles import Tiled, tile
 from cconvnet.bench.timing import FLUSHED, GRAPH, wall_seconds
@@ -167,7 +168,7 @@ class PyTorch(Side):
         if not hasattr(problems[0], "h"):
             return [_Plan(self, case, maker, case.operation)]
         if "pool" in case.operation:
-            self._check_windows(problems[-1])
+            check_windows(problems[-1])
         if case.operation.startswith("lrn"):
             lrn = problems[0]
             if lrn.region == "same_map" and lrn.size % 2 == 0:
@@ -364,7 +365,7 @@ class PyTorch(Side):
 
     def _lrn_maxpool(self, problem: Any, x: Any) -> Any:
         lrn, pool = problem
-        return torch.max_pool2d(self._normalised(lrn, x), *self._pooling(pool), 1, self._ceil(pool))  # type: ignore[call-arg, arg-type]
+        return torch.max_pool2d(self._normalised(lrn, x), *pooling(pool), 1, ceil_mode(pool))  # type: ignore[call-arg, arg-type]
 
     def _lrn_maxpool_forward(self, problem: Any, tensors: Tensors) -> Callable[[], Tensors]:
         return lambda: {"y": self._lrn_maxpool(problem, tensors["x"])}
@@ -377,63 +378,49 @@ class PyTorch(Side):
 
     # ---- pooling ----
 
-    @staticmethod
-    def _pooling(problem: Any) -> list[list[int]]:
-        return [
-            [problem.window_h, problem.window_w],
-            [problem.stride_h, problem.stride_w],
-            [problem.pad_h, problem.pad_w],
-        ]
-
-    def _ceil(self, problem: Any) -> bool:
-        return any(
-            (windows - 1) * stride + size > extent + 2 * pad
-            for windows, stride, size, extent, pad in (
-                (problem.p, problem.stride_h, problem.window_h, problem.h, problem.pad_h),
-                (problem.q, problem.stride_w, problem.window_w, problem.w, problem.pad_w),
-            )
-        )
-
-    def _check_windows(self, problem: Any) -> None:
-        if (problem.pad_h, problem.pad_w) != (problem.pad_bottom, problem.pad_right):
-            raise Refused("PyTorch's pooling pads both sides alike")
-        if (
-            min(problem.pad_h, problem.pad_w) < 0
-            or 2 * problem.pad_h > problem.window_h
-            or 2 * problem.pad_w > problem.window_w
-        ):
-            raise Refused("PyTorch's pooling pads by 0 up to half a window")
-        x = torch.empty((1, 1, problem.h, problem.w))
-        made = torch.max_pool2d(x, *self._pooling(problem), 1, self._ceil(problem)).shape[2:]  # type: ignore[call-arg, arg-type]
-        if tuple(made) != (problem.p, problem.q):
-            raise Refused(
-                f"PyTorch's pooling has {made[0]} x {made[1]} windows, not {problem.p} x {problem.q}"
-            )
-
     def _maxpool_forward(self, problem: Any, tensors: Tensors) -> Callable[[], Tensors]:
         # Its backward pass needs the indices.
         forward = torch.ops.aten.max_pool2d_with_indices
-        arguments = [tensors["x"], *self._pooling(problem), [1, 1], self._ceil(problem)]
+        arguments = [tensors["x"], *pooling(problem), [1, 1], ceil_mode(problem)]
         y, indices = forward(*arguments)
         self._unwritten(y)
         return lambda: {"y": forward.out(*arguments, out=y, indices=indices)[0]}
 
     def _maxpool_backward(self, problem: Any, tensors: Tensors) -> Callable[[], Tensors]:
         aten = torch.ops.aten
-        arguments = [*self._pooling(problem), [1, 1], self._ceil(problem)]
+        arguments = [*pooling(problem), [1, 1], ceil_mode(problem)]
         indices = aten.max_pool2d_with_indices(tensors["x"], *arguments)[1]
         backward = aten.max_pool2d_with_indices_backward.grad_input
         dx = self._unwritten(tensors["x"].clone())
         return lambda: {"dx": backward(tensors["dy"], tensors["x"], *arguments, indices, grad_input=dx)}
 
+    def _unpooled(self, problem: Any, u: Any) -> Any:
+        """Return where PyTorch puts the values of windows: they must not overlap."""
+        if problem.stride_h < problem.window_h or problem.stride_w < problem.window_w:
+            raise Refused("PyTorch's unpooling does not add values of windows that overlap")
+        arguments = [*pooling(problem), [1, 1], ceil_mode(problem)]
+        return torch.ops.aten.max_pool2d_with_indices(u, *arguments)[1]
+
+    def _maxunpool_forward(self, problem: Any, tensors: Tensors) -> Callable[[], Tensors]:
+        indices, size = self._unpooled(problem, tensors["u"]), [problem.h, problem.w]
+        unpool = torch.ops.aten.max_unpool2d
+        y = self._unwritten(unpool(tensors["x"], indices, size))
+        return lambda: {"y": unpool.out(tensors["x"], indices, size, out=y)}
+
+    def _maxunpool_backward(self, problem: Any, tensors: Tensors) -> Callable[[], Tensors]:
+        indices = self._unpooled(problem, tensors["u"]).flatten(2)
+        dy = tensors["dy"].flatten(2)
+        dx = self._unwritten(torch.gather(dy, 2, indices))
+        return lambda: {"dx": torch.gather(dy, 2, indices, out=dx).unflatten(2, (problem.p, problem.q))}
+
     def _avgpool_forward(self, problem: Any, tensors: Tensors) -> Callable[[], Tensors]:
         forward = torch.ops.aten.avg_pool2d
-        arguments = [tensors["x"], *self._pooling(problem), self._ceil(problem), problem.count_padding]
+        arguments = [tensors["x"], *pooling(problem), ceil_mode(problem), problem.count_padding]
         y = self._unwritten(forward(*arguments))
         return lambda: {"y": forward.out(*arguments, out=y)}
 
     def _avgpool_backward(self, problem: Any, tensors: Tensors) -> Callable[[], Tensors]:
-        arguments = [*self._pooling(problem), self._ceil(problem), problem.count_padding, None]
+        arguments = [*pooling(problem), ceil_mode(problem), problem.count_padding, None]
         backward = torch.ops.aten.avg_pool2d_backward.grad_input
         dx = self._unwritten(tensors["x"].clone())
         return lambda: {"dx": backward(tensors["dy"], tensors["x"], *arguments, grad_input=dx)}

@@ -7,6 +7,7 @@ Activations are [N,C,H,W] and filters [K,C/groups,R,S]. The input of an FC layer
 from __future__ import annotations
 
 import itertools
+import operator
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, cast
@@ -29,6 +30,7 @@ from cconvnet.nets import (
     PoolSpec,
     SelectSpec,
     SumSpec,
+    UnpoolSpec,
 )
 from cconvnet.nets.shapes import Shape, pool_outputs, transposed, windows
 from cconvnet.nets.values import Pair, both_sides
@@ -334,6 +336,22 @@ class Pool(nn.Module):
         if is_max:
             return F.max_pool2d(x, spec.window, spec.stride)
         return F.avg_pool2d(x, spec.window, spec.stride, divisor_override=1) / self.sizes
+
+
+class Unpool(nn.Module):
+    """Max unpooling. Windows must not overlap: PyTorch does not add values that share a maximum."""
+
+    def __init__(self, spec: UnpoolSpec, u: Shape) -> None:
+        super().__init__()
+        self.pool = Pool(PoolSpec(name=spec.name, **spec.windows), u)
+        if min(map(operator.sub, spec.stride, spec.window)) < 0 or self.pool.ceil_mode is None:
+            raise PeerMissing(f"PyTorch's unpooling has no windows like those of {spec.name}")
+
+    def forward(self, x: Tensor, u: Tensor) -> Tensor:
+        """Compute the output."""
+        spec, ceil_mode = self.pool.spec, bool(self.pool.ceil_mode)
+        places = F.max_pool2d(u, spec.window, spec.stride, spec.padding, 1, ceil_mode, return_indices=True)[1]
+        return F.max_unpool2d(x, places, spec.window, spec.stride, output_size=u.shape[2:])
 
 
 class BatchNorm(nn.BatchNorm2d):

@@ -25,6 +25,7 @@ from cconvnet.bench.peers.pytorch_layers import (
     Pool,
     Select,
     Sum,
+    Unpool,
     Weighted,
 )
 from cconvnet.bench.processes import PeerMissing
@@ -46,6 +47,7 @@ from cconvnet.nets import (
     SelectSpec,
     SoftmaxCostSpec,
     SumSpec,
+    UnpoolSpec,
 )
 from cconvnet.nets.shapes import Shape, shapes
 
@@ -131,6 +133,8 @@ class Net(nn.Module):
                 return Activation(layer)
             case PoolSpec():
                 return Pool(layer, inputs[0])
+            case UnpoolSpec():
+                return Unpool(layer, inputs[1])
             case BatchNormSpec():
                 return BatchNorm(layer, state)
             case LrnSpec():

@@ -53,6 +53,7 @@ from cconvnet.testing.reference.softmax import (
     watch_losses,
 )
 from cconvnet.testing.reference.tree_sum import tree_sum
+from cconvnet.testing.reference.unpool import maxunpool_backward, maxunpool_forward
 
 __all__ = [
     "Array",
@@ -95,6 +96,8 @@ __all__ = [
     "lrn_maxpool_forward",
     "maxpool_backward",
     "maxpool_forward",
+    "maxunpool_backward",
+    "maxunpool_forward",
     "neuron_backward",
     "neuron_forward",
     "philox4x32_10",
