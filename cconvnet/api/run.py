@@ -196,7 +196,7 @@ class Run:
         batch: int | None = None,
         precision: str | None = None,
         folded: bool = False,
-        dense: bool = False,
+        dense: bool | str = False,
         quiet: bool = False,
     ) -> Evaluation:
         """Compute loss and errors on test images, by class too.
@@ -210,7 +210,8 @@ class Run:
             batch: Images per batch; the run's if not given.
             precision: Of products; the run's if not given.
             folded: Fold batch normalisations into the products before them.
-            dense: Classify every place of whole images instead of crops; see docs/networks.md.
+            dense: Classify every place of whole images instead of crops, or "fine" for closer places; see
+                docs/networks.md.
             quiet: Show nothing.
 
         Returns:
@@ -243,7 +244,7 @@ class Run:
         devices: str | Sequence[str] | None = None,
         precision: str | None = None,
         folded: bool = False,
-        dense: bool = False,
+        dense: bool | str = False,
     ) -> Prediction | Predictions:
         """Return the classes of images that the run has not seen.
 
@@ -258,7 +259,8 @@ class Run:
             devices: Where the network runs.
             precision: Of products; the run's if not given.
             folded: Fold batch normalisations into the products before them.
-            dense: Classify every place of whole images instead of crops; see docs/networks.md.
+            dense: Classify every place of whole images instead of crops, or "fine" for closer places; see
+                docs/networks.md.
 
         Returns:
             A Prediction for one image, Predictions for several.
@@ -346,7 +348,7 @@ class Run:
         devices: str | Sequence[str] | None,
         precision: str | None,
         folded: bool,
-        dense: bool,
+        dense: bool | str,
     ) -> Trained:
         """Return the network; it stays in memory for further predictions of the same kind."""
         written = (self.path / "checkpoints").stat().st_mtime_ns

@@ -13,6 +13,7 @@ from cconvnet.cli.options import (
     Best,
     Data,
     Dense,
+    DenseFine,
     DeviceNames,
     Folded,
     Json,
@@ -64,6 +65,7 @@ def evaluate(
     best: Best = False,
     folded: Folded = False,
     dense: Dense = False,
+    dense_fine: DenseFine = False,
     confusion: Annotated[
         bool,
         typer.Option(
@@ -119,7 +121,7 @@ def evaluate(
             precision=precision,
             best=best,
             folded=folded,
-            dense=dense,
+            dense="fine" if dense_fine else dense,
             views=views,
             say=report.say,
             stepped=stepped,
@@ -250,6 +252,7 @@ def predict(
     best: Best = False,
     folded: Folded = False,
     dense: Dense = False,
+    dense_fine: DenseFine = False,
     to_json: Json = None,
 ) -> None:
     """Classify pictures with a trained network, that of a run or of another program's file.
@@ -268,7 +271,7 @@ def predict(
         "batch": min(len(pictures), 64),
         "precision": precision,
         "folded": folded,
-        "dense": dense,
+        "dense": "fine" if dense_fine else dense,
     }
     if run is not None:
         trained = evaluation.load_trained(run, best=best, **options)

@@ -254,6 +254,13 @@ Dense = Annotated[
         "fully connected layers become convolutions.",
     ),
 ]
+DenseFine = Annotated[
+    bool,
+    typer.Option(
+        "--dense-fine",
+        help="Like --dense, with the last pooling at every offset: places are as close as what it reads.",
+    ),
+]
 Best = Annotated[bool, typer.Option("--best", help="Use the run's best checkpoint instead of its newest.")]
 
 

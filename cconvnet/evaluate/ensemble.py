@@ -236,7 +236,7 @@ def evaluate_runs(
     views: str = "center",
     precision: str | None = None,
     folded: bool = False,
-    dense: bool = False,
+    dense: bool | str = False,
     say: Callable[[str], None] = lambda text: None,
     stepped: Stepped = lambda done, total: None,
 ) -> Evaluation:
@@ -256,7 +256,7 @@ def evaluate_runs(
         views: A name from VIEWS.
         precision: The precision of products; that of each training if not given.
         folded: Fold batch normalisations into the products before them; see Network.folded.
-        dense: Classify every place of whole images, and average these probabilities; see Network.dense.
+        dense: Classify every place of whole images, and average these probabilities; see load_trained().
         say: Receives lines about damaged checkpoints that were skipped, and about the data.
         stepped: Called after each batch with the number of batches done and in all.
 

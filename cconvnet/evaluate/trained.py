@@ -14,6 +14,8 @@ from cconvnet.data.preprocessing import Preprocessing
 from cconvnet.network import Network
 from cconvnet.runs.checkpoint import COLORS, MEAN, Checkpoint, Tensors, check_tensors
 
+DENSE = (False, True, "fine")  # the values of `dense`
+
 
 @dataclasses.dataclass
 class Trained:
@@ -60,7 +62,7 @@ def load_trained(
     best: bool = False,
     precision: str | None = None,
     folded: bool = False,
-    dense: bool = False,
+    dense: bool | str = False,
 ) -> Trained:
     """Load a network from a run or a checkpoint.
 
@@ -71,7 +73,8 @@ def load_trained(
         best: Of a run, take the best checkpoint instead of the newest undamaged one.
         precision: Precision of products; the run's if not given.
         folded: Fold batch normalisations into the products before them; see Network.folded.
-        dense: Classify every place of whole stored images instead of crops; see Network.dense.
+        dense: Classify every place of whole stored images instead of crops; see Network.dense. "fine":
+            closer places.
 
     Raises:
         RunError: The folder contains no run.
@@ -79,6 +82,7 @@ def load_trained(
         ValueError: The device or the precision has no such name.
         DeviceUnavailable: The device cannot be used.
     """
+    _check_dense(dense)
     file, checkpoint, skipped = runs.find_checkpoint(path, best)
     options: dict[str, Any] = {"devices": devices, "batch": batch, "precision": precision}
     found = trained_of(checkpoint, file, folded=folded, dense=dense, **options)
@@ -94,7 +98,7 @@ def trained_of(
     batch: int | None = None,
     precision: str | None = None,
     folded: bool = False,
-    dense: bool = False,
+    dense: bool | str = False,
 ) -> Trained:
     """Make the network of a checkpoint, whose file is `file`; the other arguments are load_trained()'s.
 
@@ -102,6 +106,7 @@ def trained_of(
         CheckpointError: The checkpoint is of another network.
         ValueError, DeviceUnavailable: As load_trained().
     """
+    _check_dense(dense)
     settings = checkpoint.settings
     spec = nets.spec_from_dict(checkpoint.spec)
     network = Network(
@@ -116,9 +121,14 @@ def trained_of(
     if folded:
         network = network.folded()
     if dense:
-        network = network.dense()
+        network = network.dense(fine=dense == "fine")
     shape = tuple(settings["image_shape"])
-    return Trained(network, settings["classes"], shape, file, checkpoint, [], dense)
+    return Trained(network, settings["classes"], shape, file, checkpoint, [], bool(dense))
+
+
+def _check_dense(dense: bool | str) -> None:
+    if dense not in DENSE:
+        raise ValueError(f"dense must be True, False or 'fine', not {dense!r}")
 
 
 def network_tensors(checkpoint: Checkpoint) -> Tensors:

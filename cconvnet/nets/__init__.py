@@ -17,7 +17,7 @@ Modules, in reading order:
     catalog: these networks by their names.
     transform: a network at another size, or with its towers written out.
     ablation: a network without one of its parts, as the AlexNet paper compares them.
-    dense: a network at every place of a larger image.
+    dense, fine: a network at every place of a larger image, and at closer places.
     fold: batch normalisation as part of the weights before it.
     cuts: a network that ends earlier, and activation functions apart from products.
     receptive: the pixels that an output depends on.

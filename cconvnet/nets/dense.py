@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from cconvnet.nets.fine import at_every_offset
 from cconvnet.nets.layer_spec import LayerSpec
 from cconvnet.nets.recipe import NetSpec
 from cconvnet.nets.shapes import Shape, shapes
@@ -28,7 +29,7 @@ from cconvnet.nets.values import Pair
 Array = np.ndarray[Any, Any]
 
 
-def dense(spec: NetSpec, image: Pair) -> NetSpec:
+def dense(spec: NetSpec, image: Pair, fine: bool = False) -> NetSpec:
     """Return the network that classifies every place of a larger image, without its heads.
 
     An FC layer becomes a convolution whose window is the image that the layer read, and a mean over the whole
@@ -39,9 +40,12 @@ def dense(spec: NetSpec, image: Pair) -> NetSpec:
     Args:
         spec: the network.
         image: (H, W) of the images, at least those of the network.
+        fine: whether the last pooling begins at every offset, so that places are as close as what it
+            reads; see :func:`cconvnet.nets.fine.at_every_offset`.
 
     Raises:
-        ValueError: the network has a layer that belongs to one size, or the image is too small for it.
+        ValueError: the network has a layer that belongs to one size, or the image is too small for it; or
+            its places cannot be closer.
     """
     spec = without_heads(spec)
     small = spec.input.height, spec.input.width
@@ -57,6 +61,8 @@ def dense(spec: NetSpec, image: Pair) -> NetSpec:
         input=dataclasses.replace(spec.input, height=image[0], width=image[1], center_mean=False),
         stored=image,
     )
+    if fine:
+        whole = at_every_offset(whole)
     shapes(whole)
     return whole
 
@@ -94,8 +100,15 @@ def _dense(layer: LayerSpec, inputs: list[Shape]) -> LayerSpec:
 def dense_state(state: Mapping[str, Array], sizes: Mapping[str, tuple[int, ...]]) -> dict[str, Array]:
     """Return the state of a network for that of its dense form: weights [K, H*W*C] are filters [K,H,W,C].
 
+    The weights of convolutions that are means are those of means.
+
     Args:
         state: as Network.state returns it.
         sizes: the shapes of the dense network's tensors, as Network.state_shapes returns them.
     """
-    return {name: state[name].reshape(shape) for name, shape in sizes.items()}
+    return {
+        name: state[name].reshape(shape)
+        if name in state
+        else np.full(shape, 1 / (shape[1] * shape[2]), np.float32)
+        for name, shape in sizes.items()
+    }

@@ -356,7 +356,7 @@ class Network:
         found.set_mean(self._mean)
         return found
 
-    def dense(self, image: tuple[int, int] | None = None) -> Network:
+    def dense(self, image: tuple[int, int] | None = None, fine: bool = False) -> Network:
         """Return a network that gives this one's answers at every place of a larger image.
 
         It is for forward passes alone; see cconvnet.nets.dense. A mean image of another size is replaced by
@@ -364,8 +364,9 @@ class Network:
 
         Args:
             image: (H, W) of the images, which are not cropped; None: that of the stored images.
+            fine: whether the last pooling begins at every offset, as in OverFeat.
         """
-        spec = dense(self.spec, image or self.spec.stored)
+        spec = dense(self.spec, image or self.spec.stored, fine)
         found, mean = self._like(spec), self._mean
         found.load_state(dense_state(self.state(), found.state_shapes()))
         if mean is not None and mean.shape != spec.stored_shape:
