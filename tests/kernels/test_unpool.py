@@ -232,6 +232,42 @@ def test_it_learns_the_same_fused_or_not_and_again() -> None:
         assert np.array_equal(value, states[2][name]), name
 
 
+def bars(count: int, seed: int) -> tuple[Array, Array]:
+    """Return images in whose noise a bar lies, horizontal or vertical, and the class of each pixel."""
+    draws = np.random.default_rng(seed)
+    x = draws.integers(0, 80, (count, 16, 16, 1)).astype(np.uint8)
+    y = np.zeros((count, 16, 16), np.int32)
+    for image, classes in zip(x, y, strict=True):
+        kind, top, left = (int(draws.integers(low, high)) for low, high in ((1, 3), (0, 13), (0, 8)))
+        bar = slice(top, top + 3), slice(left, left + 9)
+        bar = bar if kind == 1 else bar[::-1]
+        image[bar], classes[bar] = draws.integers(120, 255, image[bar].shape), kind
+    return x, y
+
+
+def test_a_small_segnet_learns() -> None:
+    def conv(x: cc.nets.Value, filters: int) -> cc.nets.Value:
+        return x.conv(filters, 3, pad=1, bias=None).bn().relu()
+
+    first = conv(cc.image(16, 16, 1), 12).maxpool(2)
+    second = conv(first, 24).maxpool(2)
+    decoded = conv(conv(conv(second, 24).unpool(second), 12).unpool(first), 12)
+    network = Network(decoded.conv(3, 1).softmax("bars", per_pixel=True), batch=16, devices="cpu:0")
+    images, labels = bars(480, seed=0)
+    network.set_mean(images.mean(0, dtype=np.float32))
+    for step in range(120):
+        chosen = np.arange(16 * step, 16 * step + 16) % len(images)
+        network.load(images[chosen], labels[chosen])
+        network.train_step(step, 0.1, 0.9)
+    images, labels = bars(16, seed=1)
+    network.load(images, labels)
+    network.forward(train=False)
+    found = network.outputs("cost").argmax(-1)
+    for kind in range(3):
+        both, either = (found == kind) & (labels == kind), (found == kind) | (labels == kind)
+        assert both.sum() > 0.75 * either.sum(), kind
+
+
 def test_wrong_poolings_are_refused() -> None:
     x = cc.image(8, 8, 3)
     pool, y = x.maxpool(2), x.conv(3, 2, 2)
