@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from cconvnet.api.keywords import TrainingKeywords
 from cconvnet.api.pictures import Picture
-from cconvnet.api.predictions import Prediction, Predictions
+from cconvnet.api.predictions import Prediction, Predictions, Segmentation
 from cconvnet.api.run import Log, Run
 from cconvnet.api.training import load, train
 
@@ -27,6 +27,7 @@ __all__ = [
     "Prediction",
     "Predictions",
     "Run",
+    "Segmentation",
     "TrainingKeywords",
     "load",
     "train",

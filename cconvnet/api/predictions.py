@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, overload
@@ -13,7 +14,10 @@ from cconvnet.data.datasets.arrays import host_array, image_array
 from cconvnet.data.images import Pixels, fit_pixels
 from cconvnet.data.listing import is_picture
 from cconvnet.errors import DataError
-from cconvnet.evaluate import Trained, image_views, mean_probabilities, read_picture
+from cconvnet.evaluate import Segmenter, Trained, image_views, mean_probabilities, read_picture
+from cconvnet.evaluate.predictions import read_whole
+from cconvnet.evaluate.segmentation import picture_of, shares
+from cconvnet.system.outputs import save_picture
 
 _SHOWN = 3  # classes in a text
 _SHOWN_IMAGES = 20
@@ -97,6 +101,35 @@ class Predictions(Sequence[Prediction]):
         return "\n".join(lines)
 
 
+class Segmentation:
+    """The most probable class of each pixel of one image.
+
+    Attributes:
+        name: The file, or the image's place among the given ones.
+        classes: The names of the classes.
+        labels: uint8[H,W], of the image's size.
+    """
+
+    def __init__(self, name: str, classes: list[str], labels: npt.NDArray[np.uint8]) -> None:
+        self.name, self.classes, self.labels = name, classes, labels
+
+    def shares(self) -> list[tuple[str, float]]:
+        """Return the classes that there are with their shares of the pixels, the largest first."""
+        return shares(self.labels, self.classes)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the labels as a PNG with Pascal VOC's palette, whose indices they are.
+
+        Raises:
+            OSError: The file cannot be written.
+        """
+        save_picture(picture_of(self.labels), Path(path))
+
+    def __repr__(self) -> str:
+        shown = ", ".join(f"{name} {100 * share:.1f}%" for name, share in self.shares()[:_SHOWN])
+        return f"{self.name}: {shown}" if self.name else shown
+
+
 # ---- the images that a program gives -----------------------------------------------------------------------
 
 
@@ -147,13 +180,21 @@ def stored_image(image: Any, trained: Trained) -> Pixels:
     height, width, channels = trained.image_shape
     if isinstance(image, Path):
         return read_picture(image, trained.image_shape, trained.preprocessing)
+    return _with_channels(fit_pixels(_pixels(image, trained), (height, width)), channels)
+
+
+def _pixels(image: Any, trained: Trained) -> Pixels:
+    """Return a picture of Pillow or an array as uint8[H,W,C]."""
     if _is_pillow(image):
         from PIL import ImageOps
 
         if trained.preprocessing.orientation == "exif":
             image = ImageOps.exif_transpose(image)
         image = np.asarray(image.convert("RGB"))
-    pixels = fit_pixels(np.ascontiguousarray(image), (height, width))
+    return np.ascontiguousarray(image)
+
+
+def _with_channels(pixels: Pixels, channels: int) -> Pixels:
     if pixels.shape[2] == channels:
         return pixels
     if channels == 3:
@@ -161,6 +202,23 @@ def stored_image(image: Any, trained: Trained) -> Pixels:
     from PIL import Image
 
     return np.asarray(Image.fromarray(pixels).convert("L"))[..., None]
+
+
+def segmentations(trained: Trained, names: list[str], images: list[Any]) -> list[Segmentation]:
+    """Return the labels that a network gives the pixels of images from named_images(), each of its own size.
+
+    Raises:
+        DataError: A file cannot be read, or is larger than the network takes.
+    """
+    segmenter, channels = Segmenter(trained), trained.image_shape[2]
+    found = []
+    for name, image in zip(names, images, strict=True):
+        if isinstance(image, Path):
+            pixels = read_whole(image, channels, trained.preprocessing)
+        else:
+            pixels = _with_channels(_pixels(image, trained), channels)
+        found.append(Segmentation(name, trained.classes, segmenter.labels(pixels)))
+    return found
 
 
 def predictions(trained: Trained, names: list[str], images: list[Any], views: str = "center") -> Predictions:

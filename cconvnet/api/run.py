@@ -19,7 +19,14 @@ from cconvnet import report as pages
 from cconvnet.api.conversion import errors_in_python
 from cconvnet.api.keywords import TrainingKeywords
 from cconvnet.api.pictures import Picture
-from cconvnet.api.predictions import Prediction, Predictions, named_images, predictions
+from cconvnet.api.predictions import (
+    Prediction,
+    Predictions,
+    Segmentation,
+    named_images,
+    predictions,
+    segmentations,
+)
 from cconvnet.api.session import arrays_of, run_session
 from cconvnet.console import percent, reporter
 from cconvnet.data.datasets import Arrays, Where
@@ -245,8 +252,10 @@ class Run:
         precision: str | None = None,
         folded: bool = False,
         dense: bool | str = False,
-    ) -> Prediction | Predictions:
+    ) -> Prediction | Predictions | Segmentation | list[Segmentation]:
         """Return the classes of images that the run has not seen.
+
+        A network that answers for each pixel gives the labels of an image's pixels, of its own size.
 
         Images are read, resized and cropped as the run's own. Grey images become coloured ones, and the
         reverse, where the network wants them so.
@@ -263,7 +272,8 @@ class Run:
                 docs/networks.md.
 
         Returns:
-            A Prediction for one image, Predictions for several.
+            A Prediction for one image, Predictions for several. Of a network that answers for each pixel, a
+            Segmentation, or a list of them.
 
         Raises:
             DataError: An image cannot be read or used.
@@ -272,6 +282,12 @@ class Run:
             check_views(views)
             names, given, single = named_images(images, self.settings["image_shape"][2])
             trained = self._load(min(len(given), _BATCH), best, devices, precision, folded, dense)
+            if trained.of_pixels:
+                if dense or views != "center":
+                    option = "dense" if dense else "views"
+                    raise ValueError(f"{option}: the network answers for each pixel of whole images already")
+                labels = segmentations(trained, names, given)
+                return labels[0] if single else labels
             found = predictions(trained, names, given, views)
         return found[0] if single else found
 
@@ -364,6 +380,7 @@ class Run:
                 precision=precision,
                 folded=folded,
                 dense=dense,
+                pixels_batch=1,
             )
             self._trained = (key, trained)
         return self._trained[1]

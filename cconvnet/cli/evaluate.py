@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -30,7 +31,7 @@ from cconvnet.cli.weight_options import Bgr, ClassesFile, Deviation, Mean, read_
 from cconvnet.system import outputs
 
 if TYPE_CHECKING:
-    from cconvnet.evaluate import Evaluation
+    from cconvnet.evaluate import ClassResult, Evaluation, Trained
 
 # A confusion matrix of more classes would be wider than most terminals; then pairs are printed.
 _MAX_MATRIX_CLASSES = 12
@@ -84,7 +85,7 @@ def evaluate(
         Path | None,
         typer.Option(
             help="Write confusion.csv, classes.csv and images.csv to this folder: the counts, the error of "
-            "each class, and the predicted class of each image.",
+            "each class, and the predicted class of each image. Of labels of pixels, the first two.",
             metavar="FOLDER",
             callback=_checked_folder,
         ),
@@ -92,6 +93,9 @@ def evaluate(
     to_json: Json = None,
 ) -> None:
     """Compute the test error of a trained network, or of the averaged probabilities of several.
+
+    Of a network that answers for each pixel: pixel accuracy, mean accuracy of classes, mean intersection over
+    union (IU), and that mean weighted by the classes' pixels. --per-class prints accuracy and IU of each.
 
     With --confusion, --per-class and --worst it also shows which classes and images are wrong. Then --json
     contains these parts too. `cconvnet report` shows them with pictures.
@@ -127,11 +131,15 @@ def evaluate(
             stepped=stepped,
         )
         report.end()
+        if worst and found.figures is not None:
+            raise ValueError("--worst is of images; the pixels' labels have --per-class and --confusion")
         source, results, together = found.source, found.results, found.tally
-        where, classes = f"{source.name}, {together.count:,} test images", len(source.classes)
+        where, classes = f"{source.name}, {found.size}", len(source.classes)
         for result in results:
             seen = f"{result.views} view{'s' * (result.views > 1)}"
             report.say(f"{where}, {seen}, {result.path}: {result.tally.text(classes)}")
+        if found.figures is not None:
+            report.say(f"{found.figures}")
         if len(results) > 1:
             report.say(f"{where}, average of {len(results)} networks: {together.text(classes)}")
         for line in unreadable_lines(source.unreadable()):
@@ -155,6 +163,7 @@ def evaluate(
         document = {
             "data": source.name,
             "images": together.count,
+            **_figures(found),
             "unreadable": [vars(one) for one in source.unreadable()],
             **values(together),
             **(members[0] if len(members) == 1 else {"members": members}),
@@ -162,15 +171,38 @@ def evaluate(
         if confusion:
             document |= {"classes": found.classes, "confusion": found.confusion.tolist()}
         if per_class:
-            document["per_class"] = [{**vars(one), "error": one.error} for one in found.per_class]
+            document["per_class"] = [
+                {**vars(one), "error": one.error, **_overlap(found, one)} for one in found.per_class
+            ]
         if worst:
             document["worst"] = [vars(one) for one in found.worst(worst)]
         write_json(to_json, document)
 
 
+def _figures(found: Evaluation) -> dict[str, Any]:
+    """Return what the JSON document has of labels of pixels; `images` are then images, not pixels."""
+    from cconvnet.evaluate import PixelAnswers
+
+    if not isinstance(found.answers, PixelAnswers):
+        return {}
+    return {"images": found.answers.images, "pixels": found.images, **vars(found.answers.figures)}
+
+
+def _overlap(found: Evaluation, one: ClassResult) -> dict[str, float | None]:
+    """Return the intersection over union of a class of pixels, None if it has none; nothing for images."""
+    from cconvnet.evaluate import PixelAnswers
+
+    if not isinstance(found.answers, PixelAnswers):
+        return {}
+    value = float(found.answers.overlaps[one.label])
+    return {"iu": None if math.isnan(value) else value}
+
+
 def _print_parts(found: Evaluation, confusion: bool, per_class: bool, worst: int | None) -> None:
     """Print the tables that were asked for."""
     from cconvnet.console import percent
+
+    counted = "images" if found.figures is None else "pixels"
 
     def error(share: float | None) -> str:
         return "-" if share is None else percent(share)
@@ -187,8 +219,8 @@ def _print_parts(found: Evaluation, confusion: bool, per_class: bool, worst: int
             [one.name, one.predicted, f"{one.images:,}", percent(one.share)]
             for one in found.answers.confused(_CONFUSED_PAIRS)
         ]
-        columns = ["right class", "predicted", "images", "of the class"]
-        print_table("classes confused most often", columns, rows, {"images", "of the class"})
+        columns = ["right class", "predicted", counted, "of the class"]
+        print_table("classes confused most often", columns, rows, {counted, "of the class"})
     if per_class:
         rows = [
             [
@@ -196,12 +228,14 @@ def _print_parts(found: Evaluation, confusion: bool, per_class: bool, worst: int
                 f"{one.images:,}",
                 f"{one.wrong:,}",
                 error(one.error),
+                *(error(value) for value in _overlap(found, one).values()),
                 f"{one.taken_for} ({one.taken_for_images:,})" if one.taken_for is not None else "",
             ]
             for one in found.per_class
         ]
-        columns = ["class", "images", "wrong", "error", "most often taken for"]
-        print_table("error of each class", columns, rows, {"images", "wrong", "error"})
+        overlap = [] if found.figures is None else ["IU"]
+        columns = ["class", counted, "wrong", "error", *overlap, "most often taken for"]
+        print_table("error of each class", columns, rows, {counted, "wrong", "error", "IU"})
     if worst:
         rows = [
             [one.file, one.name, one.predicted, percent(one.probability), percent(one.probability_of_right)]
@@ -218,10 +252,17 @@ def _write_csv(found: Evaluation, folder: Path) -> None:
     counts = ([name, *row] for name, row in zip(names, found.confusion.tolist(), strict=True))
     outputs.write_csv(folder / "confusion.csv", ["class", *names], counts)
     classes = (
-        [one.label, one.name, one.images, one.wrong, one.error, one.taken_for, one.taken_for_images]
+        [
+            *(one.label, one.name, one.images, one.wrong, one.error, one.taken_for, one.taken_for_images),
+            *_overlap(found, one).values(),
+        ]
         for one in found.per_class
     )
     columns = ["label", "class", "images", "wrong", "error", "taken_for", "taken_for_images"]
+    if found.figures is not None:  # then there are no answers of images
+        columns = [name.replace("images", "pixels") for name in columns]
+        outputs.write_csv(folder / "classes.csv", [*columns, "iu"], classes)
+        return
     outputs.write_csv(folder / "classes.csv", columns, classes)
     images = (
         [one.index, one.file, one.name, one.predicted, one.probability, one.probability_of_right]
@@ -253,9 +294,21 @@ def predict(
     folded: Folded = False,
     dense: Dense = False,
     dense_fine: DenseFine = False,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            help="Of a network that answers for each pixel: folder for the label images, or one's file, "
+            ".png. If not given: beside each picture, as NAME-labels.png.",
+            metavar="FOLDER",
+        ),
+    ] = None,
     to_json: Json = None,
 ) -> None:
     """Classify pictures with a trained network, that of a run or of another program's file.
+
+    A network that answers for each pixel writes a label image of each picture, of its size: a PNG with Pascal
+    VOC's palette. Then the classes are printed with their shares of the pixels.
 
     Unreadable pictures are listed and skipped. The exit code is then 1, or 2 if no picture is readable.
     """
@@ -269,6 +322,7 @@ def predict(
     options: dict[str, Any] = {
         "devices": device_names(device),
         "batch": min(len(pictures), 64),
+        "pixels_batch": 1,  # each picture has its own size
         "precision": precision,
         "folded": folded,
         "dense": "fine" if dense_fine else dense,
@@ -287,6 +341,14 @@ def predict(
         print(f"skipped: {line}", file=sys.stderr)
     if note := evaluation.not_turned(pictures, trained.preprocessing):
         print(f"note: {note}", file=sys.stderr)
+    if trained.of_pixels:
+        if dense or dense_fine or views != "center":
+            option = "--dense" if dense else "--dense-fine" if dense_fine else f"--views {views}"
+            raise ValueError(f"{option}: the network answers for each pixel of whole pictures; leave it out")
+        _write_labels(trained, pictures, out, top, to_json)
+        return
+    if out is not None:
+        raise ValueError("--out is for label images, and this network answers for images; --json has files")
     found: list[dict[str, Any]] = []
     rows: list[list[str]] = []
     unread = 0
@@ -309,3 +371,73 @@ def predict(
         write_json(to_json, found)
     if unread:
         raise typer.Exit(2 if unread == len(pictures) else 1)
+
+
+def _write_labels(
+    trained: Trained, pictures: list[Path], out: Path | None, top: int, to_json: str | None
+) -> None:
+    """Write a label image of each picture, and print the shares of its classes."""
+    from cconvnet.data import DataError
+    from cconvnet.evaluate.segmentation import picture_of, segment_each, shares
+
+    files = _label_files(pictures, out)
+    found: list[dict[str, Any]] = []
+    rows: list[list[str]] = []
+    unread = 0
+    for path, file, labels in zip(pictures, files, segment_each(trained, pictures), strict=True):
+        if isinstance(labels, DataError):
+            unread += 1
+            print(f"error: {labels}", file=sys.stderr)
+            found.append({"picture": str(path), "error": str(labels)})
+            continue
+        file.parent.mkdir(parents=True, exist_ok=True)
+        outputs.save_picture(picture_of(labels), file)
+        print(f"labels: {file}", file=sys.stderr)
+        parts = shares(labels, trained.classes)
+        found.append(
+            {
+                "picture": str(path),
+                "labels": str(file),
+                "classes": [{"class": name, "share": share} for name, share in parts],
+            }
+        )
+        rows += [
+            [str(path) if position == 0 else "", name, f"{100 * share:.2f}%"]
+            for position, (name, share) in enumerate(parts[:top])
+        ]
+    if to_json != "-" and rows:
+        print_table("", ["picture", "class", "of the pixels"], rows, {"of the pixels"})
+    if to_json:
+        write_json(to_json, found)
+    if unread:
+        raise typer.Exit(2 if unread == len(pictures) else 1)
+
+
+def _label_files(pictures: list[Path], out: Path | None) -> list[Path]:
+    """Return the file for each picture's label image.
+
+    Raises:
+        ValueError: Two are one file, or one is a picture.
+        OutputError: One cannot be written.
+    """
+    if out is None:
+        files = [path.with_name(f"{path.stem}-labels.png") for path in pictures]
+    elif out.suffix.lower() == ".png":
+        if len(pictures) > 1:
+            raise ValueError(f"--out {out} is one file for {len(pictures)} pictures; name a folder")
+        files = [out]
+    else:
+        outputs.check_folder(out)
+        files = [out / f"{path.stem}.png" for path in pictures]
+    taken: dict[Path, Path] = {}
+    read = {path.resolve() for path in pictures}
+    for path, file in zip(pictures, files, strict=True):
+        own = file.resolve()
+        if own in read:
+            raise ValueError(f"{file} is one of the pictures; --out names another folder for label images")
+        if own in taken:
+            raise ValueError(f"{file} would be the label image of {taken[own]} and of {path}")
+        taken[own] = path
+        if file.parent.is_dir():
+            outputs.check_output(file, "png")
+    return files

@@ -251,7 +251,7 @@ Dense = Annotated[
     typer.Option(
         "--dense",
         help="Classify every place of whole stored images instead of crops, and average the probabilities: "
-        "fully connected layers become convolutions.",
+        "fully connected layers become convolutions. With label images: test whole pictures of any size.",
     ),
 ]
 DenseFine = Annotated[

@@ -212,6 +212,21 @@ class LabelFiles:
                     progress(done, len(self))
         return total
 
+    def largest(self) -> Sides:
+        """Return the height and width of a canvas for all pictures.
+
+        Raises:
+            DataError: A file cannot be read.
+        """
+        height = width = 1
+        for picture in self.pictures:
+            try:
+                own = image_sides(_content(picture), self.preprocessing)
+            except BrokenImage:
+                continue
+            height, width = max(height, own[1]), max(width, own[0])
+        return height, width
+
     def size_note(self, sides: Sides) -> str:
         """Return a note on pictures that are larger or smaller than the canvas; empty if none is.
 

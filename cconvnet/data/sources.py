@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -29,6 +30,8 @@ from cconvnet.data.splits import MemorySplit, PictureSplit, Progress, Split, Sto
 from cconvnet.data.workers import Decoding
 from cconvnet.errors import DataError
 from cconvnet.system import memory
+
+Canvas = Callable[[tuple[int, int]], tuple[int, int]]
 
 
 @dataclass(frozen=True)
@@ -108,6 +111,7 @@ def open_source(
     preprocessing: Preprocessing = CURRENT,
     progress: Progress | None = None,
     scan: Progress | None = None,
+    canvas: Canvas | None = None,
 ) -> Source:
     """Open `data` as a source of training and test images.
 
@@ -128,6 +132,8 @@ def open_source(
             a difference.
         progress: Called with the number of images decoded and their number in all.
         scan: Called with the number of archives or folders searched and their number in all.
+        canvas: Returns the height and width on which pictures with label images are placed, instead of
+            `size`, for those of a canvas on which all test pictures fit.
 
     Raises:
         DataError: The data is missing, damaged or in no known layout, or too many images are broken.
@@ -144,7 +150,10 @@ def open_source(
     if dataset.train.ranges is None:
         return _of_arrays(dataset, size, preprocessing)
     chosen = decoder or default_decoder()
-    return _of_pictures(dataset, size, cache_bytes, workers, chosen, preprocessing, progress)
+    sides = None
+    if canvas is not None and (files := in_files((dataset.test or dataset.train).labels)) is not None:
+        sides = canvas(dataclasses.replace(files, preprocessing=preprocessing).largest())
+    return _of_pictures(dataset, size, cache_bytes, workers, chosen, preprocessing, progress, sides)
 
 
 def _of_arrays(dataset: Dataset, size: int | None, preprocessing: Preprocessing) -> Source:
@@ -167,6 +176,7 @@ def _of_pictures(
     decoder: str,
     preprocessing: Preprocessing,
     progress: Progress | None,
+    sides: tuple[int, int] | None,
 ) -> Source:
     parts = dataset.splits
     program, notes = "", []
@@ -177,7 +187,12 @@ def _of_pictures(
     if dataset.train.raw is None:
         program = describe_decoder(decoder)
         notes.append(f"pictures decoded by {program}")
-        shape = (size, size, 3) if size is not None else _first_shape(dataset.train, decoder, preprocessing)
+        if sides is not None:
+            shape, size = (*sides, 3), max(sides)
+        elif size is not None:
+            shape = size, size, 3
+        else:
+            shape = _first_shape(dataset.train, decoder, preprocessing)
         placed = in_files(dataset.train.labels) is not None
         decoding = Decoding(size, shape, decoder, preprocessing, placed)
         notes += _placed_notes(dataset, shape, preprocessing) if placed else []

@@ -2,12 +2,22 @@
 
 Modules in reading order: tally (loss and errors over batches), trained (networks from checkpoints), views
 (parts of an image whose probabilities are averaged), answers (confusion, errors of classes, worst mistakes),
-ensemble (one network or several on test images), predictions (picture files).
+ensemble (one network or several on test images), predictions (picture files), segmentation (label images of
+pictures of any size).
 """
 
 from __future__ import annotations
 
-from cconvnet.evaluate.answers import Answer, Answers, ClassResult, Confusion, answers_for, readable_names
+from cconvnet.evaluate.answers import (
+    Answer,
+    Answers,
+    ClassResult,
+    Confusion,
+    PixelAnswers,
+    PixelFigures,
+    answers_for,
+    readable_names,
+)
 from cconvnet.evaluate.ensemble import Ensemble, Evaluation, Result, Stepped, evaluate_run, evaluate_runs
 from cconvnet.evaluate.predictions import (
     image_views,
@@ -17,6 +27,7 @@ from cconvnet.evaluate.predictions import (
     read_each,
     read_picture,
 )
+from cconvnet.evaluate.segmentation import Segmenter, segment_each
 from cconvnet.evaluate.tally import Tally, evaluate
 from cconvnet.evaluate.trained import (
     Trained,
@@ -46,7 +57,10 @@ __all__ = [
     "Confusion",
     "Ensemble",
     "Evaluation",
+    "PixelAnswers",
+    "PixelFigures",
     "Result",
+    "Segmenter",
     "Stepped",
     "Tally",
     "Trained",
@@ -72,6 +86,7 @@ __all__ = [
     "readable_names",
     "recorded_preprocessing",
     "restore",
+    "segment_each",
     "trained_of",
     "views_of",
 ]

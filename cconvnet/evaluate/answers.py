@@ -40,6 +40,55 @@ class ClassResult:
 
 
 @dataclasses.dataclass(frozen=True)
+class PixelFigures:
+    """Results of labels of pixels, from 0 to 1.
+
+    Source: Long, Shelhamer and Darrell 2015, "Fully Convolutional Networks for Semantic Segmentation",
+    section 5. Means are over the classes that there are.
+
+    Attributes:
+        pixel_accuracy: The share of pixels that are right.
+        mean_accuracy: The mean over classes of the share of their pixels that are right.
+        mean_iu: The mean over classes of their intersection over union.
+        frequency_weighted_iu: The same mean, weighted by the classes' pixels.
+    """
+
+    pixel_accuracy: float
+    mean_accuracy: float
+    mean_iu: float
+    frequency_weighted_iu: float
+
+    @classmethod
+    def of(cls, confusion: Array) -> PixelFigures:
+        """Return the figures of int64[classes, classes], the pixels of right class by predicted class."""
+        right, of_class = confusion.diagonal(), confusion.sum(axis=1)
+        overlap, there = overlaps(confusion), of_class > 0
+        if not there.any():
+            return cls(0.0, 0.0, 0.0, 0.0)
+        return cls(
+            float(right.sum() / of_class.sum()),
+            float((right[there] / of_class[there]).mean()),
+            float(np.nanmean(overlap)),
+            float((of_class * np.nan_to_num(overlap)).sum() / of_class.sum()),
+        )
+
+    def __str__(self) -> str:
+        names = ("pixel accuracy", "mean accuracy", "mean IU", "frequency-weighted IU")
+        values = dataclasses.astuple(self)
+        return ", ".join(f"{name} {value:.2%}" for name, value in zip(names, values, strict=True))
+
+
+def overlaps(confusion: Array) -> Array:
+    """Return the intersection over union of each class, float64[classes]; NaN for one without pixels.
+
+    A class that is only predicted has an intersection of 0.
+    """
+    right = confusion.diagonal()
+    union = confusion.sum(axis=0) + confusion.sum(axis=1) - right
+    return np.where(union > 0, right / np.maximum(union, 1), np.nan)
+
+
+@dataclasses.dataclass(frozen=True)
 class Confusion:
     """Images of one class for which another one was predicted.
 
@@ -202,11 +251,25 @@ class PixelAnswers(Answers):
 
     Args:
         classes: The names of the classes.
+
+    Attributes:
+        images: The number of images.
     """
 
     def __init__(self, classes: Sequence[str]) -> None:
         super().__init__(np.zeros(0, np.int32), classes)
         self._confusion = np.zeros((len(classes),) * 2, np.int64)
+        self.images = 0
+
+    @property
+    def figures(self) -> PixelFigures:
+        """The results in four figures."""
+        return PixelFigures.of(self._confusion)
+
+    @property
+    def overlaps(self) -> Array:
+        """float64[classes], the intersection over union of each class; NaN for one without pixels."""
+        return overlaps(self._confusion)
 
     def add_pixels(self, labels: Array, probabilities: Array) -> None:
         """Add images.
@@ -216,6 +279,7 @@ class PixelAnswers(Answers):
             probabilities: float[n,H,W, classes].
         """
         count = len(self.classes)
+        self.images += len(labels)
         known = (labels >= 0) & (labels < count)
         pairs = labels[known].astype(np.int64) * count + probabilities.argmax(3)[known]
         self._confusion += np.bincount(pairs, minlength=count * count).reshape(count, count)

@@ -4,17 +4,26 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from cconvnet import data, runs
+from cconvnet import data, nets, runs
 from cconvnet.data import datasets
 from cconvnet.data.fingerprint import differences
 from cconvnet.data.label_images import has_pixels
 from cconvnet.data.preprocessing import Preprocessing
-from cconvnet.evaluate.answers import Answer, Answers, ClassResult, PixelAnswers, answers_for, readable_names
+from cconvnet.evaluate.answers import (
+    Answer,
+    Answers,
+    ClassResult,
+    PixelAnswers,
+    PixelFigures,
+    answers_for,
+    readable_names,
+)
 from cconvnet.evaluate.tally import Tally
 from cconvnet.evaluate.trained import (
     Trained,
@@ -24,6 +33,8 @@ from cconvnet.evaluate.trained import (
     recorded_preprocessing,
 )
 from cconvnet.evaluate.views import Array, check_views, judge, mean_probabilities, views_of
+from cconvnet.nets.costs import answers_for_pixels
+from cconvnet.nets.dense import sides_taken
 from cconvnet.runs.data_record import account_lines
 
 Stepped = Callable[[int, int], None]  # batches done, batches in all
@@ -93,7 +104,8 @@ def evaluate_run(
     check_source(trained, source)
     network = trained.network
     chosen = views_of(network.spec, views)
-    if has_pixels(source.test.labels) and (len(chosen) > 1 or trained.dense or ensemble is not None):
+    of_pixels = has_pixels(source.test.labels)
+    if of_pixels and (len(chosen) > 1 or ensemble is not None):
         raise ValueError(_ONE_VIEW)
     tally = Tally()
     with data.Loader(
@@ -105,7 +117,7 @@ def evaluate_run(
         numbers=numbers,
     ) as loader:
         for done, batch in enumerate(loader.epoch(0), start=1):
-            if len(chosen) == 1 and ensemble is None and not trained.dense:
+            if len(chosen) == 1 and ensemble is None and (of_pixels or not trained.dense):
                 # Like the tests of a training: a loss from the logits is finite where a probability is 0.
                 network.load(batch.images, batch.labels, batch.top, batch.left)
                 network.forward(train=False)
@@ -176,7 +188,7 @@ class Evaluation:
 
     @property
     def images(self) -> int:
-        """The number of test images."""
+        """The number of test images, or of their pixels with labels."""
         return self.tally.count
 
     @property
@@ -209,8 +221,22 @@ class Evaluation:
         """The result of each class, that of the highest error first; classes without images come last."""
         return self.answers.per_class
 
+    @property
+    def figures(self) -> PixelFigures | None:
+        """Of labels of pixels: accuracy and intersection over union; otherwise None."""
+        return self.answers.figures if isinstance(self.answers, PixelAnswers) else None
+
+    @property
+    def size(self) -> str:
+        """The number of test images, and of their pixels if these have labels, in words."""
+        if isinstance(self.answers, PixelAnswers):
+            return f"{self.answers.images:,} test images, {self.images:,} pixels"
+        return f"{self.images:,} test images"
+
     def __repr__(self) -> str:
         views = self.results[0].views
+        if self.figures is not None:
+            return f"{self.source.name}, {self.size}: {self.figures}, loss {self.loss:.4f}"
         return (
             f"{self.source.name}, {self.images:,} test images, {views} view{'s' * (views > 1)}: "
             f"{self.tally.text(len(self.classes))}"
@@ -256,7 +282,8 @@ def evaluate_runs(
         views: A name from VIEWS.
         precision: The precision of products; that of each training if not given.
         folded: Fold batch normalisations into the products before them; see Network.folded.
-        dense: Classify every place of whole images, and average these probabilities; see load_trained().
+        dense: Classify every place of whole images, and average these probabilities; see load_trained(). A
+            network that answers for each pixel does so for whole pictures, on a canvas for the largest.
         say: Receives lines about damaged checkpoints that were skipped, and about the data.
         stepped: Called after each batch with the number of batches done and in all.
 
@@ -274,6 +301,7 @@ def evaluate_runs(
     read_by: list[Preprocessing] = []
     known: list[dict[str, str]] = []
     each: list[dict[str, Any]] = []
+    specs: list[nets.NetSpec] = []
     settings: dict[str, Any] = {}
     for path in paths:
         file, checkpoint, skipped = runs.find_checkpoint(path, best)
@@ -288,8 +316,10 @@ def evaluate_runs(
                 )
         files.append(file)
         each.append(checkpoint.settings)
+        specs.append(nets.spec_from_dict(checkpoint.spec))
         known.append(checkpoint.settings.get("pictures", {}))
         read_by.append(recorded_preprocessing(checkpoint))
+    canvas = partial(sides_taken, specs[0]) if dense and answers_for_pixels(specs[0]) else None
     sources: dict[tuple[Preprocessing, str, int | None], data.Source] = {}
 
     def source_of(number: int) -> data.Source:
@@ -301,7 +331,9 @@ def evaluate_runs(
         key = rules, str(given), own["size"]
         if key not in sources:
             # Without a cache no image is decoded before it is read: training images never are.
-            sources[key] = data.open_source(given, own["size"], cache_bytes=0, preprocessing=rules)
+            sources[key] = data.open_source(
+                given, own["size"], cache_bytes=0, preprocessing=rules, canvas=canvas
+            )
             found = sources[key].preprocessing
             if found != rules:
                 say(f"pictures: {found.describe()}; the network was trained on pictures {rules.describe()}")
@@ -330,7 +362,13 @@ def evaluate_runs(
     def test(number: int) -> Result:  # its network is freed before the next one is made
         file = files[number]
         trained = load_trained(
-            file, devices=devices, batch=batch, precision=precision, folded=folded, dense=dense
+            file,
+            devices=devices,
+            batch=batch,
+            precision=precision,
+            folded=folded,
+            dense=dense,
+            image=source.image_shape[:2] if dense and has_pixels(source.test.labels) else None,
         )
         own = answers if ensemble is None else None
         tally = evaluate_run(trained, source_of(number), stepped, views, ensemble, own)

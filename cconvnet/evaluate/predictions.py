@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,6 @@ from cconvnet import data
 from cconvnet.data.preprocessing import CURRENT, Preprocessing
 from cconvnet.evaluate.trained import Trained
 from cconvnet.evaluate.views import Array, View, mean_probabilities, views_of
-from cconvnet.nets.costs import labels_of
 
 
 def predict(trained: Trained, pictures: Sequence[Path], views: str = "center") -> Array:
@@ -62,11 +61,10 @@ def image_views(trained: Trained, views: str) -> list[View]:
     Raises:
         ValueError: It answers for pixels, or there are no such views.
     """
-    needed = labels_of(trained.network.spec)
-    if needed is not None and needed.shape and not trained.dense:
+    if trained.of_pixels:
         raise ValueError(
-            f"{trained.path}: the network answers for each pixel, and not for images; in Python, "
-            "the run's network() computes them"
+            f"{trained.path}: the network answers for each pixel, and not for images; `cconvnet predict` "
+            "writes label images, and `cconvnet report` shows some"
         )
     return views_of(trained.network.spec, views)
 
@@ -93,20 +91,31 @@ def read_picture(path: Path, shape: tuple[int, int, int], preprocessing: Preproc
     Raises:
         DataError: The picture cannot be read; the text names it.
     """
+    from cconvnet.data.images import fit_image
+
+    return _read(path, shape[2], lambda content: fit_image(content, shape[:2], preprocessing))
+
+
+def read_whole(path: Path, channels: int, preprocessing: Preprocessing = CURRENT) -> Array:
+    """Read a picture file as uint8[H,W,channels] of its own size; see read_picture()."""
+    return _read(path, channels, lambda content: data.decode_image(content, None, None, None, preprocessing))
+
+
+def _read(path: Path, channels: int, decode: Callable[[bytes], Array]) -> Array:
     from PIL import Image
 
     from cconvnet.data.byte_ranges import ByteRange
-    from cconvnet.data.images import fit_image, read_bytes
+    from cconvnet.data.images import read_bytes
 
     try:
-        pixels = fit_image(read_bytes(ByteRange(str(path))), shape[:2], preprocessing)
+        pixels = decode(read_bytes(ByteRange(str(path))))
     except data.BrokenImage as error:
         raise data.DataError(f"{path} is not a readable JPEG or PNG: {error}") from error
     except OSError as error:
         raise data.DataError(f"{path} cannot be read: {error.strerror or error}") from error
     except MemoryError as error:
         raise data.DataError(f"there is not enough memory to decode {path}") from error
-    if shape[2] == 1:
+    if channels == 1:
         pixels = np.asarray(Image.fromarray(pixels).convert("L"))[..., None]
     return pixels
 

@@ -11,6 +11,8 @@ from cconvnet import data, nets, runs
 from cconvnet.data.datasets import NONE
 from cconvnet.data.names import composed
 from cconvnet.data.preprocessing import Preprocessing
+from cconvnet.nets.costs import answers_for_pixels
+from cconvnet.nets.values import Pair
 from cconvnet.network import Network
 from cconvnet.runs.checkpoint import COLORS, MEAN, Checkpoint, Tensors, check_tensors
 
@@ -40,6 +42,11 @@ class Trained:
     dense: bool = False
 
     @property
+    def of_pixels(self) -> bool:
+        """True if it was trained to answer for each pixel, unlike a dense classifier."""
+        return answers_for_pixels(nets.spec_from_dict(self.checkpoint.spec))
+
+    @property
     def preprocessing(self) -> Preprocessing:
         """Rules by which the run read its images; see recorded_preprocessing()."""
         return recorded_preprocessing(self.checkpoint)
@@ -63,6 +70,8 @@ def load_trained(
     precision: str | None = None,
     folded: bool = False,
     dense: bool | str = False,
+    image: Pair | None = None,
+    pixels_batch: int | None = None,
 ) -> Trained:
     """Load a network from a run or a checkpoint.
 
@@ -75,6 +84,8 @@ def load_trained(
         folded: Fold batch normalisations into the products before them; see Network.folded.
         dense: Classify every place of whole stored images instead of crops; see Network.dense. "fine":
             closer places.
+        image: Height and width of the images of a dense network; those of stored images if not given.
+        pixels_batch: Images per batch of a network that answers for each pixel, instead of `batch`.
 
     Raises:
         RunError: The folder contains no run.
@@ -85,7 +96,8 @@ def load_trained(
     _check_dense(dense)
     file, checkpoint, skipped = runs.find_checkpoint(path, best)
     options: dict[str, Any] = {"devices": devices, "batch": batch, "precision": precision}
-    found = trained_of(checkpoint, file, folded=folded, dense=dense, **options)
+    options |= {"folded": folded, "dense": dense, "image": image, "pixels_batch": pixels_batch}
+    found = trained_of(checkpoint, file, **options)
     found.skipped = skipped
     return found
 
@@ -99,6 +111,8 @@ def trained_of(
     precision: str | None = None,
     folded: bool = False,
     dense: bool | str = False,
+    image: Pair | None = None,
+    pixels_batch: int | None = None,
 ) -> Trained:
     """Make the network of a checkpoint, whose file is `file`; the other arguments are load_trained()'s.
 
@@ -109,6 +123,8 @@ def trained_of(
     _check_dense(dense)
     settings = checkpoint.settings
     spec = nets.spec_from_dict(checkpoint.spec)
+    if pixels_batch is not None and answers_for_pixels(spec):
+        batch = pixels_batch
     network = Network(
         spec,
         batch=settings["batch"] if batch is None else batch,
@@ -120,9 +136,10 @@ def trained_of(
     restore(network, checkpoint, file)
     if folded:
         network = network.folded()
-    if dense:
-        network = network.dense(fine=dense == "fine")
     shape = tuple(settings["image_shape"])
+    if dense:
+        network = network.dense(image, fine=dense == "fine")
+        shape = network.spec.stored_shape
     return Trained(network, settings["classes"], shape, file, checkpoint, [], bool(dense))
 
 

@@ -46,6 +46,15 @@ class Pixels:
     deviation: tuple[float, ...]
     bgr: bool = False
 
+    @classmethod
+    def of(cls, spec: NetSpec) -> Pixels | None:
+        """Return the pixels that a network reads, None if it subtracts the mean of its training images."""
+        image = spec.input
+        if image.mean is None:
+            return None
+        deviation = image.deviation or (1.0,) * image.channels
+        return cls(image.mean, tuple(one / image.scale for one in deviation))
+
 
 TORCHVISION = Pixels(MEAN, DEVIATION)
 CAFFE = Pixels((123.0, 117.0, 104.0), (1.0, 1.0, 1.0), bgr=True)

@@ -16,16 +16,12 @@ from typing import Any
 import numpy as np
 
 from cconvnet.formats.layouts import Part, Sizes
-from cconvnet.nets import NetSpec, SoftmaxCostSpec
+from cconvnet.nets import NetSpec
+from cconvnet.nets.costs import answers_for_pixels
 from cconvnet.nets.layer_spec import WeightedSpec
 from cconvnet.nets.values import Init
 
 Array = np.ndarray[Any, Any]
-
-
-def answers_for_pixels(spec: NetSpec) -> bool:
-    """Return True if a network answers for each pixel."""
-    return any(isinstance(cost, SoftmaxCostSpec) and cost.per_pixel for cost in spec.costs)
 
 
 def as_filters(part: Part, value: Array, wanted: Sizes) -> Array:

@@ -235,7 +235,7 @@ def fit(
     if own is not None and len(own.mean) != spec.input.channels:
         own = None
     pixels = weights.pixels if spec.input.mean is not None else own
-    if pixels is not None and (len(pixels.mean) != spec.input.channels or pixels == _pixels_of(spec)):
+    if pixels is not None and (len(pixels.mean) != spec.input.channels or pixels == Pixels.of(spec)):
         pixels = None
     if mean is not None or deviation is not None:
         own_mean = own.mean if own is not None else spec.input.mean
@@ -248,15 +248,6 @@ def fit(
         )
     flip = (own is not None and own.bgr) if bgr is None else bgr
     return _Fit(weights, spec, naming, leave, pixels, flip).fitted()
-
-
-def _pixels_of(spec: NetSpec) -> Pixels | None:
-    """Return the pixels that a network reads, None if it subtracts the mean of its training images."""
-    image = spec.input
-    if image.mean is None:
-        return None
-    deviation = image.deviation or (1.0,) * image.channels
-    return Pixels(image.mean, tuple(one / image.scale for one in deviation))
 
 
 def classes_in(weights: Weights, spec: NetSpec) -> int | None:
@@ -278,7 +269,7 @@ def misfits(weights: Weights, spec: NetSpec) -> dict[str, str]:
         value, wanted = _value(weights, part, spec), part.there if weights.spec is None else part.shape
         if value is None:
             continue
-        if value.shape != wanted:
+        if as_filters(part, value, wanted).shape != wanted:
             found.setdefault(part.layer, f"{_text(value.shape)} there and {_text(wanted)} here")
         elif "weight" in part.of and len(wanted) > 1:
             fits = True

@@ -49,6 +49,11 @@ def labels_of(spec: NetSpec) -> Labels | None:
     return needed
 
 
+def answers_for_pixels(spec: NetSpec) -> bool:
+    """Return True if a network answers for each pixel, and not for images."""
+    return any(isinstance(cost, SoftmaxCostSpec) and cost.per_pixel for cost in spec.costs)
+
+
 def targets_of(spec: NetSpec) -> dict[str, tuple[int, ...]]:
     """Return the shape of an image's target of each L2 cost: that of the cost's input."""
     found = shapes(spec)

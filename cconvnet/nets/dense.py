@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from cconvnet.nets.costs import answers_for_pixels, labels_of
 from cconvnet.nets.fine import at_every_offset
 from cconvnet.nets.layer_spec import LayerSpec
 from cconvnet.nets.recipe import NetSpec
@@ -28,6 +29,8 @@ from cconvnet.nets.values import Pair
 
 Array = np.ndarray[Any, Any]
 
+_MAX_STEP = 256  # pixels from one side that a network takes to the next: more than any network's stride
+
 
 def dense(spec: NetSpec, image: Pair, fine: bool = False) -> NetSpec:
     """Return the network that classifies every place of a larger image, without its heads.
@@ -36,6 +39,8 @@ def dense(spec: NetSpec, image: Pair, fine: bool = False) -> NetSpec:
     image one over windows of that size. The softmax is that of each place. There its answer is the network's
     for the crop at this place, if no layer reads padding or clips windows. With padding, the image's own
     pixels take the place of the zeros around a crop.
+
+    A network that answers for each pixel stays as it is, for images of another size, smaller ones too.
 
     Args:
         spec: the network.
@@ -48,6 +53,10 @@ def dense(spec: NetSpec, image: Pair, fine: bool = False) -> NetSpec:
             its places cannot be closer.
     """
     spec = without_heads(spec)
+    if answers_for_pixels(spec):
+        if fine:
+            raise ValueError(f"{spec.name} answers for each pixel: its places cannot be closer")
+        return _of_pixels(spec, image)
     small = spec.input.height, spec.input.width
     if image[0] < small[0] or image[1] < small[1]:
         raise ValueError(
@@ -65,6 +74,53 @@ def dense(spec: NetSpec, image: Pair, fine: bool = False) -> NetSpec:
         whole = at_every_offset(whole)
     shapes(whole)
     return whole
+
+
+def _of_pixels(spec: NetSpec, image: Pair) -> NetSpec:
+    """Return a network that answers for each pixel for images of another size.
+
+    Raises:
+        ValueError: a layer belongs to one size, or the answers are not those of the image's pixels.
+    """
+    for layer in spec.layers:
+        one_size = isinstance(layer, FcSpec | LocalSpec | RbfSpec)
+        if one_size or (isinstance(layer, ConvSpec) and not layer.shared_bias):
+            raise ValueError(f"layer {layer.name}: its weights belong to places of one size of images")
+    image_of = dataclasses.replace(spec.input, height=image[0], width=image[1], center_mean=False)
+    whole = dataclasses.replace(spec, input=image_of, stored=image)
+    needed = labels_of(whole)
+    if needed is None or needed.shape != image:
+        answers = "no" if needed is None else "x".join(map(str, needed.shape))
+        raise ValueError(f"{spec.name} answers for {answers} pixels of images of {image[0]}x{image[1]}")
+    return whole
+
+
+def sides_taken(spec: NetSpec, image: Pair) -> Pair:
+    """Return the smallest sides, of at least those of an image, for which a network answers for each pixel.
+
+    Args:
+        spec: the network.
+        image: (H, W) of the image.
+
+    Raises:
+        ValueError: it answers for images of one size alone; the text has the reason.
+    """
+    spec = without_heads(spec)
+    own = spec.input.height, spec.input.width
+    found = []
+    for axis, least in enumerate(image):
+        for side in range(least, least + _MAX_STEP):
+            sides = (side, own[1]) if axis == 0 else (own[0], side)
+            try:
+                _of_pixels(spec, sides)
+            except ValueError as error:
+                reason = error
+                continue
+            found.append(side)
+            break
+        else:
+            raise ValueError(f"{spec.name} takes images of {own[0]}x{own[1]} alone: {reason}")
+    return found[0], found[1]
 
 
 def _dense(layer: LayerSpec, inputs: list[Shape]) -> LayerSpec:
@@ -87,8 +143,6 @@ def _dense(layer: LayerSpec, inputs: list[Shape]) -> LayerSpec:
     if isinstance(layer, PoolSpec) and layer.pool == "avg" and layer.window == images[0]:
         return dataclasses.replace(layer, stride=(1, 1), padding=(0, 0), outputs=None)
     if isinstance(layer, SoftmaxCostSpec):
-        if layer.per_pixel:
-            raise ValueError(f"layer {layer.name}: the network classifies every pixel already")
         if images[0] != (1, 1):
             raise ValueError(
                 f"layer {layer.name}: it reads classes of {images[0][0]}x{images[0][1]} places as one"

@@ -11,7 +11,7 @@ import numpy as np
 
 from cconvnet import data
 from cconvnet.data import datasets
-from cconvnet.data.label_images import has_pixels
+from cconvnet.data.label_images import cropped, has_pixels
 from cconvnet.errors import nearest
 from cconvnet.evaluate import (
     Trained,
@@ -23,6 +23,7 @@ from cconvnet.evaluate import (
     read_picture,
     readable_names,
 )
+from cconvnet.evaluate.segmentation import predicted
 from cconvnet.nets import ConvSpec, DropoutSpec, FcSpec, LayerSpec, LocalSpec, NetSpec
 from cconvnet.nets.transform import without_heads
 from cconvnet.network import Network
@@ -252,6 +253,44 @@ def look(
             )
         )
     return Look(seen, class_names(trained, source), hidden_layer(network.spec)[0], len(near))
+
+
+@dataclass(frozen=True)
+class Segmented:
+    """Test image with its label image and a network's.
+
+    Attributes:
+        name: The name of its file, or its number.
+        image: uint8[H,W,C], the part that is the network's input.
+        labels: int32[H,W], the right classes; others count for nothing.
+        predicted: uint8[H,W], the predicted classes.
+    """
+
+    name: str
+    image: Array
+    labels: Array
+    predicted: Array
+
+
+def segmented(trained: Trained, source: data.Source, images: int) -> list[Segmented]:
+    """Predict the class of each pixel of some test images, spread evenly.
+
+    Raises:
+        DataError: The data cannot be read.
+    """
+    network, test = trained.network, source.test
+    view, found = center_view(network.spec), []
+    crop = network.spec.input.height, network.spec.input.width
+    for index in spread(len(test), images).tolist():
+        stored, labels = test.read([index])
+        if not len(stored):
+            continue
+        view.show(network, stored)
+        top, left = (np.full(1, at, np.int32) for at in (view.top, view.left))
+        own = cropped(labels, crop, top, left, np.zeros(1, np.uint8))[0]
+        name = Path(test.file(index)).name
+        found.append(Segmented(name, center(trained, stored[0]), own, predicted(network)[0]))
+    return found
 
 
 def _readable(

@@ -22,6 +22,8 @@ from cconvnet.runs.overview import Overview
 _TRAINING_IMAGES = 1000  # searched for the nearest: more would take minutes
 TEST_IMAGES = 10_000  # those of CIFAR-10; of ImageNet a part, so that a page takes minutes without a GPU
 _BATCH = 64
+_PIXELS_BATCH = 4  # of networks that answer for each pixel, whose images are large
+_LABEL_IMAGES = 8
 
 Stepped = Callable[[int, int], None]
 
@@ -59,7 +61,14 @@ def write(
     history = History(runs.folder_of(run))
 
     def load() -> Trained:
-        return load_trained(run, devices=devices, batch=_BATCH, best=best, precision=precision)
+        return load_trained(
+            run,
+            devices=devices,
+            batch=_BATCH,
+            best=best,
+            precision=precision,
+            pixels_batch=_PIXELS_BATCH,
+        )
 
     text = _page(history, run, Opened(load, data), best, images, stepped)
     # Names of files may be no text.
@@ -123,15 +132,31 @@ def _results(opened: Opened, images: int, stepped: Stepped) -> list[_Section]:
         assert isinstance(test, results.Tested)
         return test
 
-    return [
+    sections = [
         _section("confusion", "Confusion", lambda: results.confusion(found())),
         _section("classes", "Classes", lambda: results.classes(found())),
-        _section("mistakes", "Worst mistakes", lambda: results.mistakes(found(), opened)),
     ]
+    if isinstance(test, results.Tested) and test.figures is not None:  # pixels are not shown one by one
+        return sections
+    return [*sections, _section("mistakes", "Worst mistakes", lambda: results.mistakes(found(), opened))]
 
 
 def _looks(opened: Opened, stepped: Stepped) -> list[_Section]:
-    """Make the sections of predictions and nearest images, which share one pass of the network."""
+    """Make the sections of predictions and nearest images, which share one pass of the network.
+
+    Of a network that answers for each pixel, there is a section of label images instead.
+    """
+    trained = attempt(opened.trained)
+    if isinstance(trained, Trained) and trained.of_pixels:
+        return [
+            _section(
+                "predictions",
+                "Predictions",
+                lambda: pictures.segments(
+                    analysis.segmented(trained, opened.source(), _LABEL_IMAGES), trained.classes
+                ),
+            )
+        ]
     look = attempt(
         lambda: analysis.look(opened.trained(), opened.source(), among=_TRAINING_IMAGES, stepped=stepped)
     )

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import shlex
 import tempfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from cconvnet import plots, runs
+from cconvnet.data.label_images import IGNORED, palette
 from cconvnet.plots import analysis
 from cconvnet.plots.activations import sheet
 from cconvnet.plots.filters import filter_sheet
@@ -16,6 +20,7 @@ from cconvnet.report.words import percent
 from cconvnet.runs.history import History
 
 _MAX_PHOTO_SIDE = 240  # pixels
+_MAX_LABELS_SIDE = 480
 
 
 def curves(history: History) -> Markup:
@@ -117,6 +122,45 @@ def answers(look: analysis.Look) -> Markup:
             tag("div", *(card(one) for one in look.seen), class_="answers"),
         ]
     )
+
+
+def segments(found: Sequence[analysis.Segmented], classes: Sequence[str]) -> Markup:
+    """Show test images beside their label images and the network's, with the colours of the classes there."""
+    colours, shown = palette(), sorted({*_labels(found, len(classes))})
+
+    def drawn(array: Array, alt: str) -> Markup:
+        return tag("img", src=png(array), alt=alt, class_="small")
+
+    def card(one: analysis.Segmented) -> Markup:
+        truth = np.where(one.labels < len(classes), one.labels, IGNORED)
+        step = -(-max(truth.shape) // _MAX_LABELS_SIDE)  # labels have no mean
+        parts = (
+            (picture(one.image, one.name), "image"),
+            (drawn(colours[truth[::step, ::step]], f"labels of {one.name}"), "labels"),
+            (drawn(colours[one.predicted[::step, ::step]], f"predicted labels of {one.name}"), "predicted"),
+        )
+        figures = [tag("figure", image, tag("figcaption", name)) for image, name in parts]
+        return tag("div", *figures, class_="segments", title=one.name)
+
+    keys = [
+        tag("li", drawn(np.full((12, 12, 3), colours[label]), classes[label]), tag("span", classes[label]))
+        for label in shown
+    ]
+    words = "Test images, their labels, and what the network predicts. Pale pixels are ignored."
+    return join(
+        [
+            tag("p", words, class_="faint"),
+            tag("ul", *keys, class_="keys"),
+            *map(card, found),
+        ]
+    )
+
+
+def _labels(found: Sequence[analysis.Segmented], classes: int) -> Iterator[int]:
+    """Yield the classes in label images."""
+    for one in found:
+        for labels in (one.labels, one.predicted):
+            yield from (label for label in np.unique(labels).tolist() if 0 <= label < classes)
 
 
 def neighbours(look: analysis.Look) -> Markup:

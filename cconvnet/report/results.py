@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
-from cconvnet.evaluate import Answers, ClassResult, answers_for, evaluate_run
+from cconvnet.evaluate import Answers, ClassResult, PixelAnswers, PixelFigures, answers_for, evaluate_run
 from cconvnet.plots import analysis
 from cconvnet.report.markup import Markup, join, table, tag
 from cconvnet.report.opened import Opened
@@ -33,7 +33,7 @@ class Tested:
 
     Attributes:
         answers: The predicted class of each tested image.
-        images: The number of tested images.
+        images: The number of tested images, or of their pixels with labels.
         of_images: The number of test images.
         error: The share of wrong ones, from 0 to 1.
     """
@@ -46,8 +46,16 @@ class Tested:
     @property
     def words(self) -> str:
         """The images, and how many of them are wrong."""
-        part = "test images" if self.images == self.of_images else f"of {self.of_images:,} test images"
+        images = self.answers.images if isinstance(self.answers, PixelAnswers) else self.images
+        part = "test images" if images == self.of_images else f"of {self.of_images:,} test images"
+        if self.figures is not None:
+            return f"{self.images:,} pixels of {images:,} {part}: {self.figures}"
         return f"{self.images:,} {part}, {percent(self.error)} of them wrong"
+
+    @property
+    def figures(self) -> PixelFigures | None:
+        """Of labels of pixels: accuracy and intersection over union."""
+        return self.answers.figures if isinstance(self.answers, PixelAnswers) else None
 
 
 def tested(opened: Opened, most: int, stepped: Callable[[int, int], None]) -> Tested:
@@ -119,7 +127,7 @@ def _pairs(found: Tested) -> Markup:
     pairs = found.answers.confused(_MAX_PAIRS)
     rows = [[one.name, one.predicted, f"{one.images:,}", percent(one.share)] for one in pairs]
     words = f"{found.words}. The pairs of classes that were confused most often:"
-    columns = ["class", "taken for", "images", "of the class"]
+    columns = ["class", "taken for", "images" if found.figures is None else "pixels", "of the class"]
     return join([tag("p", words, class_="faint"), table(columns, rows, "Confused classes", "pairs")])
 
 
@@ -140,9 +148,13 @@ def classes(found: Tested) -> Markup:
         bar = tag("svg", tag("rect", width=f"{100 * one.error:.1f}%", height="100%"), aria_hidden="true")
         most = "" if one.taken_for is None else f"{one.taken_for} ({one.taken_for_images:,})"
         error = tag("div", bar, tag("span", percent(one.error)), class_="bar")
-        return [one.name, f"{one.images:,}", f"{one.wrong:,}", error, most]
+        overlap = [] if overlaps is None else [percent(float(overlaps[one.label]))]
+        return [one.name, f"{one.images:,}", f"{one.wrong:,}", error, *overlap, most]
 
+    overlaps = found.answers.overlaps if isinstance(found.answers, PixelAnswers) else None
     columns = ["class", "images", "wrong", "error", "most often taken for"]
+    if overlaps is not None:
+        columns = ["class", "pixels", "wrong", "error", "IU", "most often taken for"]
     return join(
         [
             tag("p", words, class_="faint"),

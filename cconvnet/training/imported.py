@@ -84,13 +84,9 @@ def weights_of(path: Path, kind: str | None = None, best: bool = False) -> Weigh
     tensors = {
         name: tensor for name, tensor in network_tensors(checkpoint).items() if not name.endswith(".velocity")
     }
-    image, pixels = spec.input, None
-    if image.mean is None and MEAN in checkpoint.tensors:
+    if spec.input.mean is None and MEAN in checkpoint.tensors:
         tensors[MEAN] = checkpoint.tensors[MEAN]
-    if image.mean is not None:
-        deviation = image.deviation or (1.0,) * image.channels
-        pixels = Pixels(image.mean, tuple(one / image.scale for one in deviation))
-    return Weights(file, tensors, spec, pixels)
+    return Weights(file, tensors, spec, Pixels.of(spec))
 
 
 def net_of(weights: Weights) -> ChosenNet | None:

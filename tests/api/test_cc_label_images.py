@@ -71,10 +71,16 @@ def test_a_run_learns_pixels_and_counts_those_that_have_labels(tmp_path: Path) -
     assert found.classes == ["0", "1"] and found.worst() == []
     with pytest.raises(ValueError, match="labels of pixels are for one network and one view of each image"):
         run.evaluate(views="ten", quiet=True)
-    with pytest.raises(ValueError, match="the network answers for each pixel, and not for images"):
-        run.predict(x[0])
+    one = run.predict(x[0])
+    assert isinstance(one, cc.api.Segmentation) and one.labels.shape == (12, 14)
+    assert (one.labels == y[0])[y[0] != IGNORED].mean() > 0.9
+    assert [name for name, _ in one.shares()] in (["0", "1"], ["1", "0"])
+    for text, option in (("dense", {"dense": True}), ("views", {"views": "ten"})):
+        with pytest.raises(ValueError, match=f"{text}: the network answers for each pixel of whole images"):
+            run.predict(x[0], **option)
     page = run.report(quiet=True).read_text(encoding="utf-8")
-    assert "Not shown" in page and "answers for each pixel" in page and "1,650" in page
+    assert "1,650 pixels of 10 test images: pixel accuracy" in page and "predicted labels of x[" in page
+    assert "Worst mistakes" not in page and "Not shown" not in page.partition('id="filters"')[0]
 
 
 def test_a_resumed_run_ends_with_the_same_bits(tmp_path: Path) -> None:

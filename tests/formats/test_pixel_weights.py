@@ -13,7 +13,7 @@ import cconvnet as cc
 from cconvnet import nets
 from cconvnet.errors import CheckpointError
 from cconvnet.formats.layer_names import Pixels
-from cconvnet.formats.weights import Weights, fit, read_weights, write_weights
+from cconvnet.formats.weights import Weights, fit, misfits, read_weights, write_weights
 from cconvnet.nets.dense import dense
 from cconvnet.nets.transform import scaled
 from cconvnet.network import Network
@@ -108,6 +108,7 @@ def test_fcns_begin_with_vgg_16_and_with_each_other(tmp_path: Path, form: str) -
         write_weights(tmp_path / "vgg16.pth", "torch", vgg, state)
         weights = read_weights(tmp_path / "vgg16.pth")
         assert "classifier.0.weight" in weights.tensors
+    assert misfits(weights, tiny("fcn32s", 4)) == {}  # --except auto leaves out none of them
     first = fit(weights, tiny("fcn32s", 4))
     last = "classifier.6" if form == "torch" else "fc8"
     assert first.notes[-2:] == [

@@ -16,7 +16,7 @@ CLASSES = ("sky", "grass", "cow")
 
 
 def pair(sides: tuple[int, int], seed: int) -> tuple[Array, Array]:
-    """Return a picture uint8[H,W,3] and its labels uint8[H,W], which are the picture's red but for IGNORED.
+    """Return a picture uint8[H,W,3] and its labels uint8[H,W], by which its red is bright.
 
     The labels are blocks of 4x4 pixels, so that a network can learn them.
     """
@@ -24,7 +24,7 @@ def pair(sides: tuple[int, int], seed: int) -> tuple[Array, Array]:
     blocks = draws.integers(0, len(CLASSES), (-(-sides[0] // 4), -(-sides[1] // 4)), np.uint8)
     labels = np.kron(blocks, np.ones((4, 4), np.uint8))[: sides[0], : sides[1]]
     picture = draws.integers(0, 256, (*sides, 3), np.uint8)
-    picture[..., 0] = labels
+    picture[..., 0] = 100 * labels
     labels[draws.integers(sides[0]), draws.integers(sides[1])] = IGNORED
     return picture, labels
 

@@ -12,7 +12,7 @@ import cconvnet as cc
 from cconvnet.devices import Device
 from cconvnet.evaluate import load_trained, mean_probabilities, views_of
 from cconvnet.nets import DropoutSpec, FcSpec, NetSpec, PoolSpec, build
-from cconvnet.nets.dense import dense
+from cconvnet.nets.dense import dense, sides_taken
 from cconvnet.nets.fine import at_every_offset
 from cconvnet.nets.shapes import shapes
 from cconvnet.network import Network
@@ -178,12 +178,23 @@ def test_what_has_no_dense_form_is_refused() -> None:
     for spec, text in (
         (x.local(4, 3).fc(3).softmax(), "layer local1: its weights or codes belong to places of one size"),
         (x.conv(3, 3, shared_bias=False).fc(3).softmax(), "layer conv1: its weights or codes belong to"),
-        (x.conv(3, 1).softmax(per_pixel=True), "layer cost: the network classifies every pixel already"),
+        (x.fc(3).softmax(per_pixel=True), "layer fc1: its weights belong to places of one size"),
+        (x.conv(3, 3).softmax(per_pixel=True), "answers for 14x14 pixels of images of 16x16"),
     ):
         with pytest.raises(ValueError, match=text):
             dense(spec, (16, 16))
     with pytest.raises(ValueError, match="a dense network needs images of at least 28x24, not 20x40"):
         dense(small_vgg(), (20, 40))
+
+
+def test_a_network_for_pixels_takes_the_sides_that_its_poolings_divide() -> None:
+    x = cc.image(16, 24, 3).conv(4, 3, pad=1).maxpool(2).conv(4, 3, pad=1).maxpool(2)
+    spec = x.deconv(4, 8, 4, pad=2).conv(3, 1).softmax(per_pixel=True)
+    assert sides_taken(spec, (37, 52)) == (40, 52) and sides_taken(spec, (3, 1)) == (4, 4)
+    assert dense(spec, (40, 8)).stored == (40, 8)
+    assert sides_taken(build("fcn8s"), (500, 375)) == (512, 384)
+    with pytest.raises(ValueError, match="takes images of 8x8 alone: layer fc1: its weights belong"):
+        sides_taken(cc.image(8, 8).fc(3).softmax(per_pixel=True), (8, 9))
 
 
 def test_a_run_evaluates_and_predicts_densely(tmp_path: Path) -> None:
