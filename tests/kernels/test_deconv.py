@@ -13,7 +13,7 @@ from helpers.small_networks import batch_of
 import cconvnet as cc
 from cconvnet.bench.cases import cases
 from cconvnet.devices import Device
-from cconvnet.formats import cuda_convnet_writer, layouts, onnx_layers
+from cconvnet.formats import cuda_convnet_writer, layouts
 from cconvnet.formats.ini import ConfigError
 from cconvnet.nets import DeconvSpec, NetSpec, compare, receptive, spec_from_dict, spec_to_dict
 from cconvnet.nets.shapes import parameters, shapes
@@ -167,12 +167,10 @@ def test_what_does_not_fit_is_refused() -> None:
         x.conv(8, 2, init="bilinear")
 
 
-def test_other_programs_files_are_refused_by_name(tmp_path: Path) -> None:
+def test_cuda_convnets_files_have_no_layer_for_it(tmp_path: Path) -> None:
     spec = cc.image(4, 4).deconv(8, 2, 2).fc(4).softmax("grown")
     with pytest.raises(ConfigError, match="layer deconv1: the files have no transposed convolution"):
         cuda_convnet_writer.write(spec, tmp_path / "layers.cfg", tmp_path / "params.cfg")
-    with pytest.raises(ValueError, match="layer deconv1: transposed convolutions are not written to ONNX"):
-        onnx_layers.check(spec.layers[0])
 
 
 def test_pytorch_has_its_weights_in_the_same_order_of_axes() -> None:
