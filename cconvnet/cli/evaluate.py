@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -313,7 +314,6 @@ def predict(
     Unreadable pictures are listed and skipped. The exit code is then 1, or 2 if no picture is readable.
     """
     from cconvnet import evaluate as evaluation
-    from cconvnet.data import DataError
     from cconvnet.formats.netfiles import resolve
     from cconvnet.training.imported import checkpoint_of, weights_of
 
@@ -349,24 +349,50 @@ def predict(
         return
     if out is not None:
         raise ValueError("--out is for label images, and this network answers for images; --json has files")
+
+    def classes_of(path: Path, result: Any) -> tuple[dict[str, Any], list[list[str]]]:
+        best_classes = [
+            (trained.classes[i], float(result[i])) for i in (-result).argsort(kind="stable")[:top]
+        ]
+        shown = [{"class": name, "probability": probability} for name, probability in best_classes]
+        return {"classes": shown}, [[name, f"{100 * share:.2f}%"] for name, share in best_classes]
+
+    each = evaluation.predict_each(trained, pictures, views)
+    _show_each(pictures, each, classes_of, ["class", "probability"], to_json)
+
+
+def _show_each(
+    pictures: list[Path],
+    results: Iterable[Any],
+    show: Callable[[Path, Any], tuple[dict[str, Any], list[list[str]]]],
+    columns: list[str],
+    to_json: str | None,
+) -> None:
+    """Print and write the results of pictures; those that cannot be read decide the exit code.
+
+    Args:
+        pictures: The files.
+        results: Of each; a DataError of one that cannot be read.
+        show: Returns of a picture and its result the fields for JSON and the rows of the table.
+        columns: Of the table behind the picture; the last is of numbers.
+        to_json: The file for all.
+    """
+    from cconvnet.data import DataError
+
     found: list[dict[str, Any]] = []
     rows: list[list[str]] = []
     unread = 0
-    for path, result in zip(pictures, evaluation.predict_each(trained, pictures, views), strict=True):
+    for path, result in zip(pictures, results, strict=True):
         if isinstance(result, DataError):
             unread += 1
             print(f"error: {result}", file=sys.stderr)
             found.append({"picture": str(path), "error": str(result)})
             continue
-        order = (-result).argsort(kind="stable")[:top]
-        best_classes = [{"class": trained.classes[i], "probability": float(result[i])} for i in order]
-        found.append({"picture": str(path), "classes": best_classes})
-        rows += [
-            [str(path) if position == 0 else "", trained.classes[i], f"{100 * result[i]:.2f}%"]
-            for position, i in enumerate(order)
-        ]
+        fields, lines = show(path, result)
+        found.append({"picture": str(path), **fields})
+        rows += [[str(path) if number == 0 else "", *line] for number, line in enumerate(lines)]
     if to_json != "-" and rows:
-        print_table("", ["picture", "class", "probability"], rows, {"probability"})
+        print_table("", ["picture", *columns], rows, {columns[-1]})
     if to_json:
         write_json(to_json, found)
     if unread:
@@ -377,40 +403,21 @@ def _write_labels(
     trained: Trained, pictures: list[Path], out: Path | None, top: int, to_json: str | None
 ) -> None:
     """Write a label image of each picture, and print the shares of its classes."""
-    from cconvnet.data import DataError
     from cconvnet.evaluate.segmentation import picture_of, segment_each, shares
 
-    files = _label_files(pictures, out)
-    found: list[dict[str, Any]] = []
-    rows: list[list[str]] = []
-    unread = 0
-    for path, file, labels in zip(pictures, files, segment_each(trained, pictures), strict=True):
-        if isinstance(labels, DataError):
-            unread += 1
-            print(f"error: {labels}", file=sys.stderr)
-            found.append({"picture": str(path), "error": str(labels)})
-            continue
+    files = dict(zip(pictures, _label_files(pictures, out), strict=True))
+
+    def shares_of(path: Path, labels: Any) -> tuple[dict[str, Any], list[list[str]]]:
+        file = files[path]
         file.parent.mkdir(parents=True, exist_ok=True)
         outputs.save_picture(picture_of(labels), file)
         print(f"labels: {file}", file=sys.stderr)
         parts = shares(labels, trained.classes)
-        found.append(
-            {
-                "picture": str(path),
-                "labels": str(file),
-                "classes": [{"class": name, "share": share} for name, share in parts],
-            }
-        )
-        rows += [
-            [str(path) if position == 0 else "", name, f"{100 * share:.2f}%"]
-            for position, (name, share) in enumerate(parts[:top])
-        ]
-    if to_json != "-" and rows:
-        print_table("", ["picture", "class", "of the pixels"], rows, {"of the pixels"})
-    if to_json:
-        write_json(to_json, found)
-    if unread:
-        raise typer.Exit(2 if unread == len(pictures) else 1)
+        shown = [{"class": name, "share": share} for name, share in parts]
+        lines = [[name, f"{100 * share:.2f}%"] for name, share in parts[:top]]
+        return {"labels": str(file), "classes": shown}, lines
+
+    _show_each(pictures, segment_each(trained, pictures), shares_of, ["class", "of the pixels"], to_json)
 
 
 def _label_files(pictures: list[Path], out: Path | None) -> list[Path]:
