@@ -58,6 +58,7 @@ PYBIND11_MODULE(CCONVNET_MODULE, m) {
   m.def("serves", &serves_named, "precision"_a, "device"_a = 0);
   m.def("build_kind", &build_kind);
   m.def("build_info", &build_info);
+  m.def("prove_rows", &prove_rows, "rows"_a);
 #ifdef CCONVNET_EMULATOR
   m.def("set_schedule", &set_schedule, "Set the order in which threads and blocks of later launches run.",
         "schedule"_a, "seed"_a = 0);

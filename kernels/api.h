@@ -402,6 +402,8 @@ void copy(void* target, int target_device, const void* source, int source_device
 // "cuda", "emulator" or "cpu", and one line about the build: compiler, architectures or oneDNN.
 const char* build_kind();
 std::string build_info();
+// Names rows of selection tables that this GPU has proven, so that they are chosen by themselves (core/select.h).
+void prove_rows(const std::vector<std::string>& rows);
 
 // Returns whether the build's products support this precision on a device (its ordinal; ignored where there
 // is one).

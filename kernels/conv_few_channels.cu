@@ -381,7 +381,7 @@ __global__ void __launch_bounds__(Tile::THREADS, Tile::MIN_BLOCKS)
     conv_wgrad_few_channels(FewChannelsWgrad<T> args) {
   auto& memory = launch_shared_memory<WgradMemory<Tile>>();
   const ConvProblem& problem = args.problem;
-  const GemmBlock block = GemmBlock::make<Tile>(args.blocks);
+  const GemmBlock block = GemmBlock::make<Tile>(args.blocks, blockIdx.x);
   const int weights = problem.r * problem.s * args.c_per_group;
   uint32_t begins[Tile::FRAGMENTS_N];
 #pragma unroll

@@ -20,11 +20,6 @@ struct FpropParameters {
   Destination<EpilogueOutput<T>> destination;
 };
 
-GemmSize fprop_size(const ConvProblem& problem) {
-  return {problem.n * problem.p * problem.q, problem.k_per_group(),
-          problem.r * problem.s * problem.c_per_group(), problem.groups, problem.precision};
-}
-
 // ---- operands -------------------------------------------------------------------------------------------
 
 // A: x at the pixel that tap (r, s) of window (n, p, q) reads.
@@ -251,7 +246,7 @@ const FpropTable& conv_fprop_table() {
        fp32_row<32, 32, 8, 4, 4, 1>(),
        // Problems that tensor cores do not support.
        bf16_row<128, 64, 8, 8, 8, 1>(), bf16_row<32, 32, 8, 4, 4, 1>()},
-      joined(depthwise_fprop_rows(), few_channels_fprop_rows()));
+      joined(joined(depthwise_fprop_rows(), few_channels_fprop_rows()), wgmma_fprop_rows()));
   return table;
 }
 

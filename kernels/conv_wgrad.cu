@@ -20,11 +20,6 @@ struct WgradParameters {
   Destination<GradientOutput> destination;
 };
 
-GemmSize wgrad_size(const ConvProblem& problem) {
-  return {problem.k_per_group(), problem.r * problem.s * problem.c_per_group(),
-          problem.n * problem.p * problem.q, problem.groups, problem.precision};
-}
-
 // ---- operands -------------------------------------------------------------------------------------------
 
 // A: dy, a plain matrix, transposed.
@@ -211,7 +206,7 @@ const WgradTable& conv_wgrad_table() {
        fp32_row<32, 128, 8, 4, 8, 1>(), fp32_row<32, 32, 8, 4, 4, 1>(),
        // Problems that tensor cores do not support.
        bf16_row<64, 128, 8, 8, 8, 1>(), bf16_row<32, 32, 8, 4, 4, 1>()},
-      joined(depthwise_wgrad_rows(), few_channels_wgrad_rows()));
+      joined(joined(depthwise_wgrad_rows(), few_channels_wgrad_rows()), wgmma_wgrad_rows()));
   return table;
 }
 

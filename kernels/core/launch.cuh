@@ -10,6 +10,8 @@
 //                        launches, and reports a failed launch as CudaError with kernel, file and line.
 //   CCONVNET_LAUNCH_SHARED((kernel<A, B>), grid, block, bytes, stream, arguments...)
 //                        the same, with `bytes` of shared memory for each block.
+//   CCONVNET_LAUNCH_90((kernel<A, B>), grid, block, bytes, stream, arguments...)
+//                        the same for a kernel of compute capability 9.0, whose blocks may have 227 KiB.
 //   CCONVNET_CHECK(expression)
 //                        the same for a call of the CUDA runtime.
 //   CCONVNET_HOST_DEVICE marks a function for both sides (host_device.h, for headers the CPU build shares).
@@ -39,9 +41,15 @@ __device__ __forceinline__ T& shared_memory() {
 template <class T>
 __device__ __forceinline__ T& launch_shared_memory() {
   extern __shared__ __align__(128) unsigned char cconvnet_launch_shared_memory[];
+  extern __shared__ __align__(1024) unsigned char cconvnet_launch_shared_memory_1024[];
+  static_assert(alignof(T) <= 1024, "what the copy engine swizzles repeats after 1024 bytes");
   // A name that nothing uses: machine_code.py reads the size from it, which machine code shows nowhere else.
   asm("{ .reg .b32 launch_shared_memory_%0; }" ::"n"(sizeof(T)));
-  return *reinterpret_cast<T*>(cconvnet_launch_shared_memory);
+  if constexpr (alignof(T) > 128) {
+    return *reinterpret_cast<T*>(cconvnet_launch_shared_memory_1024);
+  } else {
+    return *reinterpret_cast<T*>(cconvnet_launch_shared_memory);
+  }
 }
 
 }  // namespace cconvnet
@@ -58,6 +66,7 @@ __device__ __forceinline__ T& launch_shared_memory() {
   } while (0)
 #define CCONVNET_LAUNCH(kernel, grid, block, stream, ...) \
   CCONVNET_LAUNCH_SHARED(kernel, grid, block, 0, stream, __VA_ARGS__)
+#define CCONVNET_LAUNCH_90 CCONVNET_LAUNCH_SHARED
 
 #else
 

@@ -1,8 +1,9 @@
-// PTX instructions that CUDA C++ does not offer, and the only place for inline PTX: asynchronous copies and
-// the instructions that feed and drive the tensor cores, then maxima, comparisons and roots. Those up to the
-// conversions exist from compute capability 8.0 on. On older GPUs a copy is done at once. The others trap
-// there, and serves() excludes the kernels that use them. Maxima and comparisons are written out for older
-// GPUs as for the emulator.
+// PTX instructions that CUDA C++ does not offer: asynchronous copies and the instructions that feed and drive the
+// tensor cores, then maxima, comparisons and roots. Those up to the conversions exist from compute capability
+// 8.0 on. On older GPUs a copy is done at once. The others trap there, and serves() excludes the kernels that
+// use them. Maxima and comparisons are written out for older GPUs as for the emulator. The instructions of
+// compute capability 9.0 are in barriers.cuh, copy_engine.cuh and wgmma.cuh. There is no inline PTX
+// elsewhere.
 //
 // Beside each instruction its meaning is written out, lane by lane, for the emulator. Section titles are
 // those of the PTX ISA 8.5. `lane` is the number of the thread in its warp; group = lane / 4 and in_group =
@@ -13,37 +14,13 @@
 #include <cmath>
 
 #include "core/bfloat16.h"
-#include "core/launch.cuh"
+#include "core/ptx_call.cuh"
 
 namespace cconvnet {
 namespace ptx {
 
 // Two bfloat16s (the first in the low half), or a tf32, which is a float whose low 13 bits are zero.
 using Word = uint32_t;
-
-#ifdef __CUDACC__
-
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
-#define CCONVNET_PTX(...) __trap()
-#else
-#define CCONVNET_PTX(...) asm volatile(__VA_ARGS__)
-#endif
-#define CCONVNET_PTX_CALLER
-#define CCONVNET_PTX_CALLER_ALONE
-
-__device__ __forceinline__ uint32_t shared_address(const void* address) {
-  return static_cast<uint32_t>(__cvta_generic_to_shared(address));
-}
-
-#else
-
-// Each records the line it is called from, as in emulator/synchronization.h.
-#define CCONVNET_PTX_CALLER_ALONE const char *file = __builtin_FILE(), int line = __builtin_LINE()
-#define CCONVNET_PTX_CALLER , CCONVNET_PTX_CALLER_ALONE
-
-constexpr unsigned kAllLanes = ~0u;
-
-#endif
 
 // ---- asynchronous copies: "Data Movement and Conversion Instructions: Non-bulk copy" --------------------
 
@@ -59,7 +36,7 @@ __device__ __forceinline__ void start_copy(void* shared, const void* global,
       "cp.async.cg.shared.global.L2::128B [%0], [%1], 16, outside; }" ::"r"(shared_address(shared)),
       "l"(__cvta_generic_to_global(global)), "r"(uint32_t{inside}));
 #else
-  emulator::machine.start_copy({"cp.async", file, line}, shared, inside ? global : nullptr);
+  emulator::start_copy({"cp.async", file, line}, shared, inside ? global : nullptr);
 #endif
 }
 
@@ -69,7 +46,7 @@ __device__ __forceinline__ void close_copy_group() {
 #elif defined(__CUDACC__)
   CCONVNET_PTX("cp.async.commit_group;");
 #else
-  emulator::machine.close_copy_group();
+  emulator::close_copy_group();
 #endif
 }
 
@@ -81,7 +58,7 @@ __device__ __forceinline__ void wait_for_copies() {
 #elif defined(__CUDACC__)
   CCONVNET_PTX("cp.async.wait_group %0;" ::"n"(PENDING) : "memory");
 #else
-  emulator::machine.wait_for_copies(PENDING);
+  emulator::wait_for_copies(PENDING);
 #endif
 }
 
@@ -327,10 +304,6 @@ __device__ __forceinline__ int in_register(int value) {
 #endif
   return value;
 }
-
-#undef CCONVNET_PTX
-#undef CCONVNET_PTX_CALLER
-#undef CCONVNET_PTX_CALLER_ALONE
 
 }  // namespace ptx
 }  // namespace cconvnet

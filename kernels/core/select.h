@@ -22,6 +22,10 @@
 
 namespace cconvnet {
 
+// Rows that a new kind of chip is to prove are not chosen by themselves until prove_rows() names them, unless
+// CCONVNET_ROWS=unproven.
+bool is_open(const std::string& row);
+
 // Arguments has `bool aligned() const`, which returns whether its arrays lie on 16-byte boundaries, and
 // `void* workspace`.
 template <class Problem, class Arguments>
@@ -33,7 +37,11 @@ struct Row {
   size_t (*workspace)(const Problem&);  // bytes
   void (*launch)(const Problem&, const Arguments&, Stream);
   int64_t (*cost)(const Problem&) = nullptr;  // predicted cycles, or null: equal to all others
+  bool needs_proof = false;                   // chosen by itself only where a chip has proven it (is_open)
 
+  bool prefers_itself(const Problem& problem) const {
+    return prefers(problem) && (!needs_proof || is_open(name));
+  }
   int64_t cost_of(const Problem& problem) const { return cost ? cost(problem) : 0; }
 };
 
@@ -76,7 +84,7 @@ class SelectionTable {
     std::vector<std::tuple<bool, int64_t, size_t>> ranks;
     for (size_t i = 0; i < rows_.size(); ++i) {
       const Row& row = rows_[i];
-      if (row.supports(problem)) ranks.emplace_back(!row.prefers(problem), row.cost_of(problem), i);
+      if (row.supports(problem)) ranks.emplace_back(!row.prefers_itself(problem), row.cost_of(problem), i);
     }
     std::sort(ranks.begin(), ranks.end());
     std::vector<std::string> names;
@@ -107,7 +115,8 @@ class SelectionTable {
     const Row* best = nullptr;
     int64_t least = 0;
     for (const Row& row : rows_) {
-      if ((!aligned && row.needs_alignment) || !row.supports(problem) || !row.prefers(problem)) continue;
+      if ((!aligned && row.needs_alignment) || !row.supports(problem) || !row.prefers_itself(problem))
+        continue;
       const int64_t cost = row.cost_of(problem);
       if (!best || cost < least) best = &row, least = cost;
     }

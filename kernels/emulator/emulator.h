@@ -32,6 +32,7 @@
 #include <memory>
 #include <type_traits>
 
+#include "copies.h"
 #include "device_functions.h"
 #include "machine.h"
 #include "synchronization.h"
@@ -108,8 +109,8 @@ T& launch_shared_memory() {
   const emulator::counting::Paused paused;
   emulator::SharedObject<T>& object = emulator::launch_shared_object<T>;
   if (object.is_new()) {
-    emulator::machine.count_launch_shared(sizeof(T));
     object.begin_block("launch shared");
+    emulator::machine.count_launch_shared(object.memory.get(), sizeof(T));
   }
   return *static_cast<T*>(object.memory.get());
 }
@@ -129,29 +130,35 @@ struct Launch {
   static_assert((!std::is_reference_v<Parameters> && ...), "a kernel takes its arguments by value");
   Site site;
   dim3 grid, block;
-  size_t shared_bytes;
+  size_t shared_bytes, most_bytes;
   void (*kernel)(Parameters...);
 
   void operator()(Parameters... arguments) const {
     auto body = [&]() CCONVNET_EMULATOR_UNCOUNTED { kernel(arguments...); };
     machine.run(
-        site, grid, block, shared_bytes, reinterpret_cast<const void*>(kernel),
+        site, grid, block, shared_bytes, most_bytes, reinterpret_cast<const void*>(kernel),
         [](void* b) CCONVNET_EMULATOR_UNCOUNTED { (*static_cast<decltype(body)*>(b))(); }, &body);
   }
 };
 
 template <class... Parameters>
-Launch<Parameters...> launch(const Site& site, dim3 grid, dim3 block, size_t shared_bytes, void* /*stream*/,
-                             void (*kernel)(Parameters...)) {
-  return {site, grid, block, shared_bytes, kernel};
+Launch<Parameters...> launch(const Site& site, dim3 grid, dim3 block, size_t shared_bytes, size_t most_bytes,
+                             void* /*stream*/, void (*kernel)(Parameters...)) {
+  return {site, grid, block, shared_bytes, most_bytes, kernel};
 }
 
 }  // namespace emulator
 }  // namespace cconvnet
 
-#define CCONVNET_LAUNCH_SHARED(kernel, grid, block, bytes, stream, ...)                           \
-  ::cconvnet::emulator::launch({#kernel, __FILE__, __LINE__}, (grid), (block), (bytes), (stream), \
+#define CCONVNET_EMULATOR_LAUNCH(kernel, grid, block, bytes, most, stream, ...)                           \
+  ::cconvnet::emulator::launch({#kernel, __FILE__, __LINE__}, (grid), (block), (bytes), (most), (stream), \
                                kernel)(__VA_ARGS__)
+#define CCONVNET_LAUNCH_SHARED(kernel, grid, block, bytes, stream, ...)                                  \
+  CCONVNET_EMULATOR_LAUNCH(kernel, grid, block, bytes, ::cconvnet::emulator::max_launch_bytes, (stream), \
+                           __VA_ARGS__)
+#define CCONVNET_LAUNCH_90(kernel, grid, block, bytes, stream, ...)                                         \
+  CCONVNET_EMULATOR_LAUNCH(kernel, grid, block, bytes, ::cconvnet::emulator::max_launch_bytes_90, (stream), \
+                           __VA_ARGS__)
 #define CCONVNET_LAUNCH(kernel, grid, block, stream, ...) \
   CCONVNET_LAUNCH_SHARED(kernel, grid, block, 0, stream, __VA_ARGS__)
 

@@ -8,6 +8,10 @@
 //
 // In reverse order a round is of one warp, the last that can run. So a warp runs as far as it can before the
 // warps below it start. In the other orders all warps advance together, from one warp operation to the next.
+//
+// Beside the threads there is other work, that of the copy engine. In forward order it is done as soon as it
+// is started, in reverse order as late as it can be: when no thread can run, the newest first. In random order
+// it is done at any time, in any order.
 #pragma once
 
 #include <algorithm>
@@ -15,6 +19,7 @@
 #include <cstdio>
 #include <cstring>
 #include <exception>
+#include <functional>
 #include <map>
 #include <mutex>
 #include <numeric>
@@ -26,41 +31,12 @@
 #include "counting.h"
 #include "errors.h"
 #include "fiber.h"
+#include "limits.h"
 #include "random.h"
+#include "thread.h"
 #include "vector_types.h"
 
 namespace cconvnet::emulator {
-
-// The order in which blocks, and the threads of a block, take their turns. Correct kernels give the same
-// result under each; a missing barrier rarely does.
-enum class Schedule { forward, reverse, random };
-
-// A copy to shared memory that a thread has started; a null source means zeros.
-struct AsyncCopy {
-  void* target;
-  const void* source;
-  unsigned group;  // how many groups the thread had closed before
-};
-
-struct Thread {
-  uint3 index;
-  Fiber* fiber = nullptr;  // null before the thread starts and after it returns
-  // While it waits:
-  Site site;
-  unsigned mask;  // the lanes it waits for; 0 at a barrier of the whole block
-  void* operand;  // its own, on its stack
-  // Its asynchronous copies:
-  std::vector<AsyncCopy> copies;
-  unsigned groups = 0;
-};
-
-constexpr int lanes_per_warp = 32;
-constexpr int max_threads = 1024;
-constexpr size_t max_shared_bytes = 48 * 1024;
-// The shared memory that a launch may give a block on every GPU that copies asynchronously (compute
-// capability 8.0 and newer).
-constexpr size_t max_launch_bytes = 99 * 1024;
-constexpr size_t async_copy_bytes = 16;
 
 class Machine {
  public:
@@ -75,13 +51,13 @@ class Machine {
   }
 
   // Runs body(argument), which calls `kernel`, once for every thread of the grid. The launch gives each block
-  // `launch_bytes` of shared memory.
-  void run(const Site& site, dim3 grid, dim3 block, size_t launch_bytes, const void* kernel,
-           void (*body)(void*), void* argument) {
+  // `launch_bytes` of shared memory, of which it may give `most_bytes`.
+  void run(const Site& site, dim3 grid, dim3 block, size_t launch_bytes, size_t most_bytes,
+           const void* kernel, void (*body)(void*), void* argument) {
     std::lock_guard<std::recursive_mutex> lock(mutex_);
     if (running_) throw KernelError(where() + ": launches " + name(site) + ", which only the host may do");
-    check_limits(site, grid, block, launch_bytes);
     kernel_ = name(site);
+    check_limits(site, kernel_, grid, block, launch_bytes, most_bytes);
     grid_dim = grid;
     block_dim = block;
     launch_bytes_ = launch_bytes;
@@ -156,7 +132,31 @@ class Machine {
     give_way();
   }
 
+  // Waits until the condition is met, perhaps not at all.
+  void wait_until(const Site& site, Condition& condition) {
+    const counting::Paused paused;
+    if (condition.is_met()) return;
+    wait_at(site, 0, nullptr);
+    current_->condition = &condition;
+    conditional_.push_back(current_);
+    give_way();
+  }
+
+  // Starts work beside the threads.
+  void start_beside(std::function<void()> work) {
+    if (schedule_ == Schedule::forward) {
+      work();
+    } else {
+      beside_.push_back(std::move(work));
+    }
+  }
+
+  Thread& current() { return *current_; }
+  int thread_rank() const { return rank(*current_); }
   int lane() const { return rank(*current_) % lanes_per_warp; }
+  int thread_count() const { return thread_count_; }
+  Schedule schedule() const { return schedule_; }
+  uint64_t random_below(uint64_t bound) { return random_.below(bound); }
 
   // Changes with every block.
   uint64_t block_serial() const { return block_serial_; }
@@ -172,7 +172,8 @@ class Machine {
   }
 
   // The same for the object in the memory that the launch gave.
-  void count_launch_shared(size_t bytes) {
+  void count_launch_shared(const void* memory, size_t bytes) {
+    launch_shared_ = static_cast<const char*>(memory);
     if (!running_) throw KernelError("launch_shared_memory() was called outside a kernel");
     if (bytes > launch_bytes_) {
       throw KernelError(where() + ": uses " + std::to_string(bytes) +
@@ -180,39 +181,20 @@ class Machine {
     }
   }
 
-  // ---- asynchronous copies ------------------------------------------------------------------------------
-  // A copy is performed when its group is waited for, and not before. Until then its target contains NaN (all
-  // bits 1). So a missing wait shows, and so does a target that others still read.
-
-  __attribute__((noinline)) void start_copy(const Site& site, void* target, const void* source) {
-    const counting::Paused paused;
-    for (const void* address : {static_cast<const void*>(target), source}) {
-      if (reinterpret_cast<uintptr_t>(address) % async_copy_bytes != 0) {
-        fail<KernelError>(
-            site, "an address is not on a boundary of " + std::to_string(async_copy_bytes) + " bytes");
-      }
+  // The address of `bytes` bytes in the shared memory that the launch gave, as a GPU counts it.
+  uint32_t shared_address(const Site& site, const void* memory, size_t bytes) const {
+    const size_t offset = static_cast<size_t>(static_cast<const char*>(memory) - launch_shared_);
+    if (offset > launch_bytes_ || bytes > launch_bytes_ - offset) {
+      fail<KernelError>(site, "an address is not in the launch's shared memory");
     }
-    counting::copy_started(target, source, async_copy_bytes, __builtin_return_address(0));
-    std::memset(target, 0xff, async_copy_bytes);
-    current_->copies.push_back({target, source, current_->groups});
+    return shared_base + static_cast<uint32_t>(offset);
   }
-
-  void close_copy_group() { ++current_->groups; }
-
-  // Waits for all but the thread's last `pending` groups.
-  void wait_for_copies(unsigned pending) {
-    const counting::Paused paused;
-    std::vector<AsyncCopy>& copies = current_->copies;
-    size_t done = 0;
-    for (; done < copies.size() && copies[done].group + pending < current_->groups; ++done) {
-      if (copies[done].source) {
-        std::memcpy(copies[done].target, copies[done].source, async_copy_bytes);
-      } else {
-        std::memset(copies[done].target, 0, async_copy_bytes);
-      }
-      counting::copy_done(copies[done].target, async_copy_bytes);
+  char* at_shared_address(const Site& site, uint32_t address) const {
+    if (address - shared_base >= launch_bytes_) {
+      fail<KernelError>(site, "the shared address " + std::to_string(address) + " is beyond the launch's " +
+                                  std::to_string(launch_bytes_) + " bytes");
     }
-    copies.erase(copies.begin(), copies.begin() + done);
+    return const_cast<char*>(launch_shared_) + (address - shared_base);
   }
 
   // Throws an error that names kernel, block, the running thread, operation and line.
@@ -261,6 +243,8 @@ class Machine {
       waiting_[w] = 0;
     }
     round_size_ = round_next_ = 0;
+    conditional_.clear();
+    beside_.clear();
     error_ = nullptr;
     cancelling_ = cut_ = false;
 
@@ -268,7 +252,10 @@ class Machine {
     resume(*first);
     Fiber::switch_to(launcher_, *first->fiber);
 
-    if (!error_ && returned_ == thread_count_) return;
+    if (!error_ && returned_ == thread_count_) {
+      if (beside_.empty()) return;
+      throw KernelError(where() + ": ended while a copy was on its way from or to its shared memory");
+    }
     if (!error_ && !cut_) error_ = std::make_exception_ptr(DivergenceError(describe_deadlock()));
     cancelling_ = true;
     for (int i = 0; i < thread_count_; ++i) {
@@ -287,8 +274,35 @@ class Machine {
     return round_next_ < round_size_ ? &threads_[round_[round_next_++]] : nullptr;
   }
 
+  // Releases the threads whose conditions are met. Meanwhile, or if no thread can run, work beside the threads
+  // proceeds.
+  void look_beside() {
+    const auto work = [this](size_t i) {
+      const std::function<void()> started = std::move(beside_[i]);
+      beside_.erase(beside_.begin() + static_cast<std::ptrdiff_t>(i));
+      started();
+    };
+    if (schedule_ == Schedule::random) {
+      while (!beside_.empty() && random_.below(2) == 0) work(random_.below(beside_.size()));
+    }
+    for (;;) {
+      const auto is_released = [this](Thread* thread) {
+        if (!thread->condition->is_met()) return false;
+        ready_[rank(*thread) / lanes_per_warp] |= 1u << rank(*thread) % lanes_per_warp;
+        return true;
+      };
+      conditional_.erase(std::remove_if(conditional_.begin(), conditional_.end(), is_released),
+                         conditional_.end());
+      const bool can_run =
+          std::any_of(ready_, ready_ + warp_count_, [](unsigned lanes) { return lanes != 0; });
+      if (can_run || beside_.empty()) return;
+      work(schedule_ == Schedule::random ? random_.below(beside_.size()) : beside_.size() - 1);
+    }
+  }
+
   void start_round() {
     round_next_ = round_size_ = 0;
+    if (!conditional_.empty() || !beside_.empty()) look_beside();
     int first = 0;
     if (schedule_ == Schedule::reverse) {
       first = warp_count_ - 1;
@@ -322,6 +336,7 @@ class Machine {
     current_->site = site;
     current_->mask = mask;
     current_->operand = operand;
+    current_->condition = nullptr;
   }
 
   // Lets the other threads run until this one is released.
@@ -347,12 +362,17 @@ class Machine {
       try {
         const counting::Counted counted;
         body_(argument_);
+        if (!thread.stores.empty()) {
+          throw KernelError(where() + ", thread " + name(thread) +
+                            ": returned before its stores had read shared memory");
+        }
       } catch (const Cancelled&) {
       } catch (...) {
         error_ = std::current_exception();
       }
       thread.fiber = nullptr;
       thread.copies.clear();
+      thread.stores.clear();
       ++returned_;
       Thread* follower = error_ || cancelling_ ? nullptr : next();
       if (follower && !follower->fiber) {
@@ -379,10 +399,6 @@ class Machine {
   }
 
   // ---- messages -----------------------------------------------------------------------------------------
-
-  static std::string triple(unsigned x, unsigned y, unsigned z) {
-    return "(" + std::to_string(x) + "," + std::to_string(y) + "," + std::to_string(z) + ")";
-  }
 
   static std::string hex(unsigned mask) {
     char text[16];
@@ -412,7 +428,8 @@ class Machine {
   // The text of where a thread waits; empty if it returned.
   std::string place(const Thread& thread) const {
     if (!thread.fiber) return "";
-    return name_with_line(thread.site) + (thread.mask ? " for lanes " + hex(thread.mask) : "");
+    return name_with_line(thread.site) + (thread.mask ? " for lanes " + hex(thread.mask) : "") +
+           (thread.condition ? " for " + thread.condition->text() : "");
   }
 
   // One clause for all threads at the same line, in the order of the first of each.
@@ -448,24 +465,6 @@ class Machine {
     return text;
   }
 
-  static void check_limits(const Site& site, dim3 grid, dim3 block, size_t launch_bytes) {
-    if (launch_bytes > max_launch_bytes) {
-      throw CudaError("launch of " + name(site) + " failed at " + site.file + ":" +
-                      std::to_string(site.line) + ": cudaErrorInvalidValue, " + std::to_string(launch_bytes) +
-                      " bytes of shared memory; allowed are " + std::to_string(max_launch_bytes));
-    }
-    const uint64_t threads = uint64_t{block.x} * block.y * block.z;
-    const bool ok = grid.x >= 1 && grid.y >= 1 && grid.z >= 1 && block.x >= 1 && block.y >= 1 &&
-                    block.z >= 1 && grid.x <= INT32_MAX && grid.y <= 65535 && grid.z <= 65535 &&
-                    block.x <= 1024 && block.y <= 1024 && block.z <= 64 && threads <= max_threads;
-    if (ok) return;
-    throw CudaError("launch of " + name(site) + " failed at " + site.file + ":" + std::to_string(site.line) +
-                    ": cudaErrorInvalidConfiguration, grid " + triple(grid.x, grid.y, grid.z) + ", block " +
-                    triple(block.x, block.y, block.z) +
-                    "; allowed are grids from (1,1,1) to (2147483647,65535,65535) of blocks from (1,1,1) to "
-                    "(1024,1024,64) with at most 1024 threads");
-  }
-
   std::recursive_mutex mutex_;
   Schedule schedule_ = Schedule::forward;
   Random random_{0};
@@ -480,12 +479,15 @@ class Machine {
   // The block.
   uint64_t block_serial_ = 0;
   size_t shared_bytes_ = 0, launch_bytes_ = 0;
+  const char* launch_shared_ = nullptr;
   int at_barrier_ = 0, returned_ = 0;
   std::exception_ptr error_;
   bool cancelling_ = false;
   bool cut_ = false;  // the block ends here, at the limit of barriers that a count has
   unsigned ready_[max_threads / lanes_per_warp] = {};    // per warp: lanes that may run in the next round
   unsigned waiting_[max_threads / lanes_per_warp] = {};  // per warp: lanes that wait at a warp operation
+  std::vector<Thread*> conditional_;                     // threads that wait until a condition is met
+  std::vector<std::function<void()>> beside_;            // work beside the threads that is not done
   uint16_t round_[max_threads];
   int round_size_ = 0, round_next_ = 0;
   Thread threads_[max_threads];

@@ -77,7 +77,7 @@ struct DigitStep {
 template <class T, int BLOCK_M_, int BLOCK_N_, int BLOCK_K_, int THREAD_M_, int THREAD_N_, int VECTOR_>
 struct Tile {
   using Element = T;
-  static constexpr bool TENSOR = false;
+  static constexpr bool TENSOR = false, WARP_GROUPS = false;
   static constexpr int BLOCK_M = BLOCK_M_, BLOCK_N = BLOCK_N_, BLOCK_K = BLOCK_K_;
   static constexpr int THREAD_M = THREAD_M_, THREAD_N = THREAD_N_, VECTOR = VECTOR_;
   // A thread's outputs are 4 x 4 squares, spread evenly over the tile (see Multiplier).

@@ -22,6 +22,16 @@
 
 namespace cconvnet {
 
+inline GemmSize fprop_size(const ConvProblem& problem) {
+  return {problem.n * problem.p * problem.q, problem.k_per_group(),
+          problem.r * problem.s * problem.c_per_group(), problem.groups, problem.precision};
+}
+
+inline GemmSize wgrad_size(const ConvProblem& problem) {
+  return {problem.k_per_group(), problem.r * problem.s * problem.c_per_group(),
+          problem.n * problem.p * problem.q, problem.groups, problem.precision};
+}
+
 // `count` is the number of elements of the output.
 inline size_t split_workspace(const GemmSize& size, int count) {
   const size_t splits = split_count(size);
@@ -48,7 +58,7 @@ struct GemmGrid {
             static_cast<uint32_t>(size.batches)};
   }
 
-  int64_t count() const { return int64_t{tiles_m} * tiles_n * splits * batches; }
+  CCONVNET_HOST_DEVICE int64_t count() const { return int64_t{tiles_m} * tiles_n * splits * batches; }
 
   dim3 blocks() const {
     detail::require(count() <= INT32_MAX, "the problem has too many tiles for one launch");
@@ -66,15 +76,15 @@ struct GemmBlock {
   template <class Tile>
   static __device__ __forceinline__ const GemmBlock& shared(const GemmGrid& grid) {
     auto& block = shared_memory<GemmBlock>();
-    if (threadIdx.x == 0) block = make<Tile>(grid);
+    if (threadIdx.x == 0) block = make<Tile>(grid, blockIdx.x);
     __syncthreads();
     return block;
   }
 
   template <class Tile>
-  static __device__ __forceinline__ GemmBlock make(const GemmGrid& grid) {
+  static __device__ __forceinline__ GemmBlock make(const GemmGrid& grid, uint32_t number) {
     GemmBlock block;
-    uint32_t rest = blockIdx.x;
+    uint32_t rest = number;
     block.n = rest % grid.tiles_n * Tile::BLOCK_N;
     rest /= grid.tiles_n;
     block.m = rest % grid.tiles_m * Tile::BLOCK_M;
@@ -181,6 +191,11 @@ const WgradTable& conv_wgrad_table();
 // The rows that read patches of images, in conv_few_channels.cu.
 std::vector<FpropTable::Row> few_channels_fprop_rows();
 std::vector<WgradTable::Row> few_channels_wgrad_rows();
+
+// The rows of products of warp groups, in conv_wgmma.cu.
+std::vector<FpropTable::Row> wgmma_fprop_rows();
+std::vector<DgradTable::Row> wgmma_dgrad_rows();
+std::vector<WgradTable::Row> wgmma_wgrad_rows();
 
 // The rows of convolutions whose channels have one filter each, in conv_depthwise.cu.
 std::vector<FpropTable::Row> depthwise_fprop_rows();

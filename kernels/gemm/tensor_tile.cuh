@@ -27,7 +27,7 @@ namespace cconvnet {
 template <class T, int BLOCK_M_, int BLOCK_N_, int BLOCK_K_, int WARP_M_, int WARP_N_, int STAGES_>
 struct TensorTile {
   using Element = T;
-  static constexpr bool TENSOR = true;
+  static constexpr bool TENSOR = true, WARP_GROUPS = false;
   static constexpr Precision PRECISION = std::is_same_v<T, bfloat16> ? Precision::bf16 : Precision::tf32;
   static constexpr int BLOCK_M = BLOCK_M_, BLOCK_N = BLOCK_N_, BLOCK_K = BLOCK_K_;
   static constexpr int WARP_M = WARP_M_, WARP_N = WARP_N_, STAGES = STAGES_;

@@ -6,31 +6,17 @@ check the words that it prints.
 
 from __future__ import annotations
 
-import fcntl
-import os
 import re
 import shutil
 import signal
-import subprocess
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.emulator_programs import BUILDS, COMPILER, compile_cuda, execute
 
 TESTS = Path(__file__).parent
-KERNELS = Path(__file__).parents[2] / "kernels"
-COMPILER = os.environ.get("CXX", "g++")
-FLAGS = ["-std=c++17", "-Wall", "-Wextra", "-Wno-unknown-pragmas", "-pthread"]
-BUILDS = {
-    "assembly": ["-O1"],
-    "ucontext": ["-O1", "-DCCONVNET_EMULATOR_UCONTEXT"],
-    "sanitized": ["-g1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"],
-}
-PROGRAMS = [("barriers", b) for b in BUILDS] + [("warp", b) for b in BUILDS]
-PROGRAMS += [("tensor", b) for b in BUILDS]
-PROGRAMS += [("errors", b) for b in BUILDS] + [("bounds", "sanitized")]
 SCHEDULES = ["forward", "reverse", "random"]
 
 pytestmark = pytest.mark.skipif(
@@ -38,49 +24,6 @@ pytestmark = pytest.mark.skipif(
 )
 
 Results = dict[str, list[int]]
-
-
-def compile_cuda(source: Path, arguments: list[str]) -> subprocess.CompletedProcess[str]:
-    command = [*COMPILER.split(), *FLAGS, f"-I{KERNELS}", "-x", "c++", str(source), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=200)
-
-
-def execute(program: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([program, *arguments], capture_output=True, text=True, timeout=120)
-
-
-@pytest.fixture(scope="session")
-def build(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str, str], Path]]:
-    """Return a function build(program, build) that returns the executable.
-
-    All programs are compiled at once, in the background.
-    """
-    root = tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        root = root.parent  # the workers of one run share what they compile
-    folder = root / "emulator-programs"
-    folder.mkdir(exist_ok=True)
-
-    def make(program: str, kind: str) -> str:
-        target = folder / f"{program}-{kind}"
-        with Path(f"{target}.lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            if target.exists():
-                return ""
-            return compile_cuda(TESTS / f"{program}.cu", [*BUILDS[kind], "-o", str(target)]).stderr
-
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        jobs = {(program, kind): pool.submit(make, program, kind) for program, kind in PROGRAMS}
-
-        def get(program: str, kind: str) -> Path:
-            messages = jobs[program, kind].result()
-            if re.search(r"cannot find.*(asan|ubsan)", messages):
-                pytest.skip(f"{COMPILER} has no sanitizers")
-            target = folder / f"{program}-{kind}"
-            assert target.exists(), messages
-            return target
-
-        yield get
 
 
 @pytest.fixture(scope="session")

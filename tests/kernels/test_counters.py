@@ -109,9 +109,10 @@ def test_tiles_of_products_move_whole_sectors_without_conflicts(operation: str, 
     for impl in rows:
         record = _first_block(operation, impl, precision)
         tiles = ("kernels/gemm/tensor_tile.cuh", "kernels/gemm/gemm_tile.cuh")
-        (loaded,) = (total for file, total in totals(of(record, "global")).items() if file in tiles)
-        scalar = precision == "bf16" and str(impl).endswith("_scalar")
-        assert loaded[0] <= (SCALAR_BF16 if scalar else 1) * loaded[1], impl
+        if "wgmma" not in str(impl):  # there the copy engine loads, whose requests are not a warp's
+            (loaded,) = (total for file, total in totals(of(record, "global")).items() if file in tiles)
+            scalar = precision == "bf16" and str(impl).endswith("_scalar")
+            assert loaded[0] <= (SCALAR_BF16 if scalar else 1) * loaded[1], impl
         for file, (needed, least) in totals(of(record, "shared")).items():
             assert needed <= CONFLICTS.get(file, 1) * least, (impl, file, needed / least)
         stored = totals(a for a in of(record, "global") if a.instruction.kind == "store")

@@ -1,0 +1,451 @@
+// Convolutions as products of warp groups, for compute capability 9.0 (gemm/wgmma_tile.cuh): the same implicit GEMMs as in
+// conv_fprop.cu, conv_dgrad.cu and conv_wgrad.cu, whose windows the copy engine gathers. Sums run in the same order.
+//
+//         A                 lines along     B                 lines along
+// fprop   windows of x      k               filters           k
+// dgrad   windows of dy     k               filters           input channels
+// wgrad   dy                filters         windows of x      input channels
+#include "gemm/wgmma_tile.cuh"
+
+namespace cconvnet {
+namespace {
+
+// ---- tensor maps ----------------------------------------------------------------------------------------
+
+// An array of images {C, W, H, N}.
+TensorArray images(const void* data, int element_bytes, int n, int h, int w, int c) {
+  const uint64_t pixel = static_cast<uint64_t>(c) * element_bytes;
+  return {data,
+          element_bytes,
+          4,
+          {static_cast<uint64_t>(c), static_cast<uint64_t>(w), static_cast<uint64_t>(h),
+           static_cast<uint64_t>(n)},
+          {static_cast<uint64_t>(element_bytes), pixel, pixel * w, pixel * w * h}};
+}
+
+// A matrix of rows of `columns` elements.
+TensorArray matrix(const void* data, int element_bytes, int rows, int columns) {
+  return {data,
+          element_bytes,
+          2,
+          {static_cast<uint64_t>(columns), static_cast<uint64_t>(rows)},
+          {static_cast<uint64_t>(element_bytes), static_cast<uint64_t>(columns) * element_bytes}};
+}
+
+// Of `pixels` windows of x, `channels` channels of a tap.
+WindowRow windows_of(const ConvProblem& problem, int channels, int pixels) {
+  return {-problem.pad_w,
+          -problem.pad_h,
+          problem.pad_w - (problem.s - 1) * problem.dilation_w,
+          problem.pad_h - (problem.r - 1) * problem.dilation_h,
+          problem.stride_w,
+          problem.stride_h,
+          channels,
+          pixels};
+}
+
+// Whether the copy engine knows the windows: as many as the padded image gives, if it is padded alike on all sides.
+bool has_window_map(const ConvProblem& problem) {
+  const auto fits = [](int size, int windows, int taps, int stride, int padding, int dilation) {
+    const int span = (taps - 1) * dilation;
+    return stride <= 8 && padding <= 128 && span <= 127 && size + 2 * padding > span &&
+           windows == (size + 2 * padding - span - 1) / stride + 1;
+  };
+  return fits(problem.h, problem.p, problem.r, problem.stride_h, problem.pad_h, problem.dilation_h) &&
+         fits(problem.w, problem.q, problem.s, problem.stride_w, problem.pad_w, problem.dilation_w);
+}
+
+// ---- the GPU ----------------------------------------------------------------------------------------------
+
+// Whether the current device, and the build, have the instructions.
+bool has_wgmma() {
+#ifdef __CUDACC__
+  int device = 0, major = 0;
+  CCONVNET_CHECK(cudaGetDevice(&device));
+  CCONVNET_CHECK(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device));
+  return major == 9 && std::string(CCONVNET_ARCHS).find("90a") != std::string::npos;
+#else
+  return true;
+#endif
+}
+
+// ---- fprop ----------------------------------------------------------------------------------------------
+
+template <class T>
+struct FpropParameters {
+  ConvProblem problem;
+  int c_per_group, k_per_group;
+  int pitch;  // of y's pixels
+  GemmSize size;
+  GemmGrid grid;
+  Divider by_q, by_p, by_c, by_s;
+  Destination<EpilogueOutput<T>> destination;
+};
+
+template <class Tile>
+struct FpropPass {
+  using T = typename Tile::Element;
+  static constexpr bool A_ALONG_K = true, B_ALONG_K = true;
+  static constexpr int A_LINE = Tile::SLAB, B_LINE = Tile::SLAB;
+  struct Place {
+    int n, h, w;  // the first window's first pixel
+    int first_channel, first_filter;
+  };
+
+  const TensorMap &windows, &filters;
+  const FpropParameters<T>& args;
+
+  __device__ __forceinline__ Place place(const GemmBlock& block) const {
+    int p, q;
+    const int n = args.by_p.divide(args.by_q.divide(static_cast<int>(block.m), q), p);
+    return {n, p * args.problem.stride_h - args.problem.pad_h, q * args.problem.stride_w - args.problem.pad_w,
+            static_cast<int>(block.batch) * args.c_per_group,
+            static_cast<int>(block.batch * args.k_per_group + block.n)};
+  }
+  __device__ __forceinline__ void load_a(T* slab, ptx::Barrier& barrier, const Place& at, uint32_t k) const {
+    // Behind the end zeros, as of an image behind the last.
+    const bool inside = k < static_cast<uint32_t>(args.size.k);
+    int c, s;
+    const int r = args.by_s.divide(args.by_c.divide(inside ? static_cast<int>(k) : 0, c), s);
+    ptx::load_windows(slab, windows, barrier, at.first_channel + c, at.w, at.h,
+                      inside ? at.n : args.problem.n, s * args.problem.dilation_w,
+                      r * args.problem.dilation_h);
+  }
+  __device__ __forceinline__ void load_b(T* slab, ptx::Barrier& barrier, const Place& at, uint32_t k) const {
+    ptx::load_box(slab, filters, barrier, static_cast<int>(k), at.first_filter);
+  }
+};
+
+struct FpropOutput {
+  int pitch;
+  uint32_t first_channel;
+  __device__ __forceinline__ uint32_t row(uint32_t m) const { return m * pitch + first_channel; }
+};
+
+template <class Tile, class T = typename Tile::Element>
+__global__ void __launch_bounds__(Tile::THREADS, 1)
+    conv_fprop_wgmma(CCONVNET_MAP windows, CCONVNET_MAP filters, const FpropParameters<T> args) {
+  multiply_wgmma_tiles<Tile>(FpropPass<Tile>{windows, filters, args}, args.grid, args.size.k,
+                             [&](const auto& product, const GemmBlock& block) {
+                               const uint32_t first_channel = block.batch * args.k_per_group;
+                               args.destination.store(product, block, FpropOutput{args.pitch, first_channel},
+                                                      FpropOutput{args.problem.k, first_channel},
+                                                      first_channel, args.size.m, args.size.n);
+                             });
+}
+
+template <class Tile>
+void launch_fprop(const ConvProblem& problem, const FpropArguments& args, Stream stream) {
+  using T = typename Tile::Element;
+  constexpr int bytes = sizeof(T);
+  const GemmSize size = fprop_size(problem);
+  const GemmGrid grid = GemmGrid::make<Tile>(size);
+  T* const y = static_cast<T*>(args.y) + problem.y_first;
+  const EpilogueOutput<T> output(
+      args.epilogue, y, whole_groups(size.n, y, args.workspace) && problem.pixel_pitch() % kGroup == 0);
+  const FpropParameters<T> parameters = {problem,
+                                         problem.c_per_group(),
+                                         problem.k_per_group(),
+                                         problem.pixel_pitch(),
+                                         size,
+                                         grid,
+                                         Divider(problem.q),
+                                         Divider(problem.p),
+                                         Divider(problem.c_per_group()),
+                                         Divider(problem.s),
+                                         {output, problem.outputs(), grid, args.workspace}};
+  constexpr Swizzle swizzle = WgmmaMemory<Tile, FpropPass<Tile>>::SlabA::SWIZZLE;
+  const TensorMap windows = window_map(images(args.x, bytes, problem.n, problem.h, problem.w, problem.c),
+                                       windows_of(problem, Tile::SLAB, Tile::BLOCK_M), swizzle);
+  const TensorMap filters =
+      tiled_map(matrix(args.w, bytes, problem.k, size.k), {Tile::SLAB, Tile::BLOCK_N}, swizzle);
+  CCONVNET_LAUNCH_90((conv_fprop_wgmma<Tile>), persistent_blocks(grid), Tile::THREADS,
+                     sizeof(WgmmaMemory<Tile, FpropPass<Tile>>), stream, windows, filters, parameters);
+  parameters.destination.reduce(grid, problem.k, problem.pixel_pitch(), stream);
+  output.after(args.epilogue, stream);
+  apply(args.statistics, problem, args.y, args.sums, stream);
+}
+
+template <class T, int... SIZES>
+FpropTable::Row fprop_row() {
+  using Tile = WgmmaTile<T, SIZES...>;
+  return {"conv_fprop_wgmma_" + Tile::name(),
+          true,
+          [](const ConvProblem& problem) {
+            return has_wgmma() && problem.precision == Tile::PRECISION &&
+                   problem.c_per_group() % Tile::SLAB == 0 && has_window_map(problem);
+          },
+          always,
+          [](const ConvProblem& problem) { return split_workspace(fprop_size(problem), problem.outputs()); },
+          launch_fprop<Tile>,
+          [](const ConvProblem& problem) { return predicted_cycles<Tile>(fprop_size(problem)); },
+          true};
+}
+
+// ---- dgrad, of stride 1 -------------------------------------------------------------------------------------
+
+template <class T>
+struct DgradParameters {
+  ConvProblem problem;
+  int c_per_group, k_per_group;
+  GemmSize size;
+  GemmGrid grid;
+  Divider by_w, by_h, by_k, by_s;
+  Destination<InputGradientOutput<T>> destination;
+};
+
+GemmSize dgrad_size(const ConvProblem& problem) {
+  return {problem.n * problem.h * problem.w, problem.c_per_group(),
+          problem.r * problem.s * problem.k_per_group(), problem.groups, problem.precision};
+}
+
+template <class Tile>
+struct DgradPass {
+  using T = typename Tile::Element;
+  static constexpr bool A_ALONG_K = true, B_ALONG_K = false;
+  static constexpr int A_LINE = Tile::SLAB, B_LINE = 128 / sizeof(T);
+  struct Place {
+    int n, p, q;  // the first pixel that the last tap reads
+    int first_filter, first_channel;
+  };
+
+  const TensorMap &windows, &filters;
+  const DgradParameters<T>& args;
+
+  __device__ __forceinline__ Place place(const GemmBlock& block) const {
+    const ConvProblem& problem = args.problem;
+    int h, w;
+    const int n = args.by_h.divide(args.by_w.divide(static_cast<int>(block.m), w), h);
+    return {n, h + problem.pad_h - (problem.r - 1) * problem.dilation_h,
+            w + problem.pad_w - (problem.s - 1) * problem.dilation_w,
+            static_cast<int>(block.batch) * args.k_per_group, static_cast<int>(block.n)};
+  }
+  __device__ __forceinline__ void load_a(T* slab, ptx::Barrier& barrier, const Place& at, uint32_t k) const {
+    const ConvProblem& problem = args.problem;
+    const bool inside = k < static_cast<uint32_t>(args.size.k);
+    int channel, s;
+    const int r = args.by_s.divide(args.by_k.divide(inside ? static_cast<int>(k) : 0, channel), s);
+    ptx::load_windows(slab, windows, barrier, at.first_filter + channel, at.q, at.p,
+                      inside ? at.n : problem.n, (problem.s - 1 - s) * problem.dilation_w,
+                      (problem.r - 1 - r) * problem.dilation_h);
+  }
+  __device__ __forceinline__ void load_b(T* slab, ptx::Barrier& barrier, const Place& at, uint32_t k) const {
+    int channel;
+    const int tap = args.by_k.divide(static_cast<int>(k), channel);
+#pragma unroll
+    for (int i = 0; i < Tile::BLOCK_N; i += B_LINE) {
+      ptx::load_box(slab + i * Tile::SLAB, filters, barrier, at.first_channel + i, tap,
+                    at.first_filter + channel);
+    }
+  }
+};
+
+struct DgradOutput {
+  int channels;
+  uint32_t first_channel;
+  __device__ __forceinline__ uint32_t row(uint32_t m) const { return m * channels + first_channel; }
+};
+
+template <class Tile, class T = typename Tile::Element>
+__global__ void __launch_bounds__(Tile::THREADS, 1)
+    conv_dgrad_wgmma(CCONVNET_MAP windows, CCONVNET_MAP filters, const DgradParameters<T> args) {
+  multiply_wgmma_tiles<Tile>(DgradPass<Tile>{windows, filters, args}, args.grid, args.size.k,
+                             [&](const auto& product, const GemmBlock& block) {
+                               const uint32_t first_channel = block.batch * args.c_per_group;
+                               args.destination.store(product, block,
+                                                      DgradOutput{args.problem.c, first_channel},
+                                                      first_channel, args.size.m, args.size.n);
+                             });
+}
+
+template <class Tile>
+void launch_dgrad(const ConvProblem& problem, const DgradArguments& args, Stream stream) {
+  using T = typename Tile::Element;
+  using Memory = WgmmaMemory<Tile, DgradPass<Tile>>;
+  constexpr int bytes = sizeof(T);
+  const GemmSize size = dgrad_size(problem);
+  const GemmGrid grid = GemmGrid::make<Tile>(size);
+  T* const dx = static_cast<T*>(args.dx);
+  const DgradParameters<T> parameters = {
+      problem,
+      problem.c_per_group(),
+      problem.k_per_group(),
+      size,
+      grid,
+      Divider(problem.w),
+      Divider(problem.h),
+      Divider(problem.k_per_group()),
+      Divider(problem.s),
+      {{args.epilogue, dx, whole_groups(size.n, dx, args.workspace), nullptr},
+       problem.x_count(),
+       grid,
+       args.workspace}};
+  const int down = (problem.r - 1) * problem.dilation_h, right = (problem.s - 1) * problem.dilation_w;
+  const TensorMap windows = window_map(images(args.dy, bytes, problem.n, problem.p, problem.q, problem.k),
+                                       {problem.pad_w - right, problem.pad_h - down, -problem.pad_w,
+                                        -problem.pad_h, 1, 1, Tile::SLAB, Tile::BLOCK_M},
+                                       Memory::SlabA::SWIZZLE);
+  const uint64_t tap = static_cast<uint64_t>(size.n) * bytes, taps = problem.r * problem.s;
+  const TensorArray weights = {args.w,
+                               bytes,
+                               3,
+                               {static_cast<uint64_t>(size.n), taps, static_cast<uint64_t>(problem.k)},
+                               {bytes, tap, tap * taps}};
+  const TensorMap filters =
+      tiled_map(weights, {DgradPass<Tile>::B_LINE, 1, Tile::SLAB}, Memory::SlabB::SWIZZLE);
+  CCONVNET_LAUNCH_90((conv_dgrad_wgmma<Tile>), persistent_blocks(grid), Tile::THREADS, sizeof(Memory), stream,
+                     windows, filters, parameters);
+  parameters.destination.reduce(grid, problem.c, stream);
+  if (args.epilogue.db) bias_grad(pixels_of(problem), dx, args.epilogue.db, args.sums, stream);
+}
+
+template <class T, int... SIZES>
+DgradTable::Row dgrad_row() {
+  using Tile = WgmmaTile<T, SIZES...>;
+  return {"conv_dgrad_wgmma_" + Tile::name(),
+          true,
+          [](const ConvProblem& problem) {
+            return has_wgmma() && problem.precision == Tile::PRECISION && problem.stride_h == 1 &&
+                   problem.stride_w == 1 && problem.k_per_group() % Tile::SLAB == 0 &&
+                   problem.c_per_group() % 8 == 0 && has_window_map(problem);
+          },
+          always,
+          [](const ConvProblem& problem) { return split_workspace(dgrad_size(problem), problem.x_count()); },
+          launch_dgrad<Tile>,
+          [](const ConvProblem& problem) { return predicted_cycles<Tile>(dgrad_size(problem)); },
+          true};
+}
+
+// ---- wgrad --------------------------------------------------------------------------------------------------
+
+struct WgradParameters {
+  ConvProblem problem;
+  int c_per_group, k_per_group;
+  GemmSize size;
+  GemmGrid grid;
+  Divider by_q, by_p, by_c, by_s;
+  Destination<GradientOutput> destination;
+};
+
+// A line of B is LINE channels of a tap.
+template <class Tile, int LINE>
+struct WgradPass {
+  using T = typename Tile::Element;
+  static constexpr bool A_ALONG_K = false, B_ALONG_K = false;
+  static constexpr int A_LINE = 128 / sizeof(T), B_LINE = LINE;
+  struct Place {
+    int first_filter, first_channel;
+    int first_weight;
+  };
+
+  const TensorMap &gradients, &windows;
+  const WgradParameters& args;
+
+  __device__ __forceinline__ Place place(const GemmBlock& block) const {
+    return {static_cast<int>(block.batch * args.k_per_group + block.m),
+            static_cast<int>(block.batch) * args.c_per_group, static_cast<int>(block.n)};
+  }
+  __device__ __forceinline__ void load_a(T* slab, ptx::Barrier& barrier, const Place& at, uint32_t k) const {
+#pragma unroll
+    for (int i = 0; i < Tile::BLOCK_M; i += A_LINE) {
+      ptx::load_box(slab + i * Tile::SLAB, gradients, barrier, at.first_filter + i, static_cast<int>(k));
+    }
+  }
+  __device__ __forceinline__ void load_b(T* slab, ptx::Barrier& barrier, const Place& at, uint32_t k) const {
+    const ConvProblem& problem = args.problem;
+    int p, q;
+    const int n = args.by_p.divide(args.by_q.divide(static_cast<int>(k), q), p);
+    const int h = p * problem.stride_h - problem.pad_h, w = q * problem.stride_w - problem.pad_w;
+#pragma unroll 4
+    for (int i = 0; i < Tile::BLOCK_N; i += B_LINE) {
+      const bool inside = at.first_weight + i < args.size.n;
+      int c, s;
+      const int r = args.by_s.divide(args.by_c.divide(inside ? at.first_weight + i : 0, c), s);
+      ptx::load_windows(slab + i * Tile::SLAB, windows, barrier, at.first_channel + c, w, h,
+                        inside ? n : problem.n, s * problem.dilation_w, r * problem.dilation_h);
+    }
+  }
+};
+
+struct WgradOutput {
+  int weights;  // of one filter
+  uint32_t first_filter;
+  __device__ __forceinline__ uint32_t row(uint32_t m) const { return (first_filter + m) * weights; }
+};
+
+template <class Tile, int LINE>
+__global__ void __launch_bounds__(Tile::THREADS, 1)
+    conv_wgrad_wgmma(CCONVNET_MAP gradients, CCONVNET_MAP windows, const WgradParameters args) {
+  multiply_wgmma_tiles<Tile>(WgradPass<Tile, LINE>{gradients, windows, args}, args.grid, args.size.k,
+                             [&](const auto& product, const GemmBlock& block) {
+                               const WgradOutput layout = {args.size.n, block.batch * args.k_per_group};
+                               args.destination.store(product, block, layout, 0, args.size.m, args.size.n);
+                             });
+}
+
+template <class Tile, int LINE>
+void launch_wgrad(const ConvProblem& problem, const WgradArguments& args, Stream stream) {
+  using T = typename Tile::Element;
+  using Pass = WgradPass<Tile, LINE>;
+  using Memory = WgmmaMemory<Tile, Pass>;
+  constexpr int bytes = sizeof(T);
+  const GemmSize size = wgrad_size(problem);
+  const GemmGrid grid = GemmGrid::make<Tile>(size);
+  const GradientOutput output(args.update, args.dw, whole_groups(size.n, args.dw, args.workspace));
+  const WgradParameters parameters = {problem,
+                                      problem.c_per_group(),
+                                      problem.k_per_group(),
+                                      size,
+                                      grid,
+                                      Divider(problem.q),
+                                      Divider(problem.p),
+                                      Divider(problem.c_per_group()),
+                                      Divider(problem.s),
+                                      {output, problem.w_count(), grid, args.workspace}};
+  const TensorMap gradients = tiled_map(matrix(args.dy, bytes, size.k, problem.k), {Pass::A_LINE, Tile::SLAB},
+                                        Memory::SlabA::SWIZZLE);
+  const TensorMap windows = window_map(images(args.x, bytes, problem.n, problem.h, problem.w, problem.c),
+                                       windows_of(problem, LINE, Tile::SLAB), Memory::SlabB::SWIZZLE);
+  CCONVNET_LAUNCH_90((conv_wgrad_wgmma<Tile, LINE>), persistent_blocks(grid), Tile::THREADS, sizeof(Memory),
+                     stream, gradients, windows, parameters);
+  parameters.destination.reduce(grid, problem.w_count(), stream);
+}
+
+template <class T, int LINE, int BLOCK_M, int BLOCK_N, int STAGES>
+WgradTable::Row wgrad_row() {
+  using Tile = WgmmaTile<T, BLOCK_M, BLOCK_N, 128 / sizeof(T), STAGES>;
+  return {"conv_wgrad_wgmma_" + Tile::name() + "_lines_of_" + std::to_string(LINE),
+          true,
+          [](const ConvProblem& problem) {
+            return has_wgmma() && problem.precision == Tile::PRECISION && problem.k % 8 == 0 &&
+                   problem.c_per_group() % LINE == 0 && has_window_map(problem);
+          },
+          always,
+          [](const ConvProblem& problem) { return split_workspace(wgrad_size(problem), problem.w_count()); },
+          launch_wgrad<Tile, LINE>,
+          [](const ConvProblem& problem) { return predicted_cycles<Tile>(wgrad_size(problem)); },
+          true};
+}
+
+}  // namespace
+
+std::vector<FpropTable::Row> wgmma_fprop_rows() {
+  return {fprop_row<bfloat16, 128, 128, 64, 4>(), fprop_row<bfloat16, 128, 256, 64, 3>(),
+          fprop_row<bfloat16, 128, 192, 64, 4>(), fprop_row<bfloat16, 256, 128, 64, 3>(),
+          fprop_row<bfloat16, 256, 64, 64, 4>(),  fprop_row<bfloat16, 256, 128, 16, 3>(),
+          fprop_row<bfloat16, 256, 96, 16, 4>()};
+}
+
+std::vector<DgradTable::Row> wgmma_dgrad_rows() {
+  return {dgrad_row<bfloat16, 128, 128, 64, 4>(), dgrad_row<bfloat16, 128, 192, 64, 4>(),
+          dgrad_row<bfloat16, 128, 256, 64, 3>(), dgrad_row<bfloat16, 256, 128, 64, 3>(),
+          dgrad_row<bfloat16, 256, 64, 64, 4>(),  dgrad_row<bfloat16, 256, 64, 16, 4>()};
+}
+
+std::vector<WgradTable::Row> wgmma_wgrad_rows() {
+  return {wgrad_row<bfloat16, 64, 128, 128, 4>(), wgrad_row<bfloat16, 64, 128, 192, 4>(),
+          wgrad_row<bfloat16, 64, 128, 256, 3>(), wgrad_row<bfloat16, 64, 256, 128, 3>(),
+          wgrad_row<bfloat16, 16, 128, 192, 4>(), wgrad_row<bfloat16, 16, 128, 96, 4>()};
+}
+
+}  // namespace cconvnet
