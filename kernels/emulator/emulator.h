@@ -12,6 +12,8 @@
 // - reads of shared memory before it is written: it is filled with NaN (all bits 1) at every block's start;
 // - reads of an asynchronous copy's target before the wait, and copies that overwrite data which others still
 //   read: until the wait the target contains NaN;
+// - the same of the copy engine and of warp groups' products, whose work is done early, late or at random
+//   (phases.h, copy_engine.h, wgmma.h);
 // - a barrier or warp operation that some threads do not reach: DivergenceError names kernel, block, threads
 //   and the line where each waits. Other forbidden things are a KernelError, a bad launch is a CudaError;
 // - accesses out of bounds and undefined behaviour, when compiled with -fsanitize=address,undefined: each

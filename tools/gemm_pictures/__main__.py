@@ -1,4 +1,4 @@
-"""Draw the pictures of docs/seven-loops.md: `python tools/gemm_pictures docs/images`."""
+"""Draw the pictures of docs/seven-loops.md and docs/wgmma.md: `python tools/gemm_pictures docs/images`."""
 
 from __future__ import annotations
 
@@ -8,30 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import gemm_layout
+import wgmma_pictures
+from sheets import BLUE, EMPTY, GREEN, ORANGE, PALE, bare, box
 
 from cconvnet.bench.cases import cases
 from cconvnet.devices import get_device
-from cconvnet.plots.figures import COLORS, FAINT, INK, RULE, drawn
+from cconvnet.plots.figures import FAINT, INK, RULE, drawn
 
-BLUE, ORANGE, GREEN = COLORS[:3]
-EMPTY = "#eef1f4"
-PALE = {BLUE: "#cfe3f1", ORANGE: "#f7dccb", GREEN: "#cdebe0"}
 MULTIPROCESSORS = 132  # of an H100 or H200
-
-
-def bare(axes: Any, width: float, height: float) -> Any:
-    """Make axes a sheet of squares, with the origin at the upper left."""
-    axes.set(xlim=(-0.1, width + 0.1), ylim=(height + 0.1, -0.1), aspect="equal")
-    axes.axis("off")
-    return axes
-
-
-def box(axes: Any, x: float, y: float, width: float, height: float, color: str, **more: Any) -> None:
-    """Draw a filled rectangle."""
-    from matplotlib.patches import Rectangle
-
-    style = {"facecolor": color, "edgecolor": "white", "linewidth": 0.8} | more
-    axes.add_patch(Rectangle((x, y), width, height, **style))
 
 
 def implicit_gemm(path: Path) -> None:
@@ -226,6 +210,7 @@ def main() -> None:
     folder = Path(sys.argv[1])
     with tempfile.TemporaryDirectory() as scratch:
         found = gemm_layout.read(Path(scratch))
+        wgmma_pictures.draw(folder, Path(scratch))
     implicit_gemm(folder / "implicit-gemm.png")
     tiles(folder / "gemm-tiles.png", found)
     swizzle(folder / "gemm-swizzle.png", found)

@@ -26,19 +26,28 @@ class Layout:
     results: dict[str, list[list[int]]] = field(default_factory=dict)
 
 
+def printed_by(name: str, folder: Path, *more: Path) -> list[str]:
+    """Compile NAME.cu, with more sources, into a folder with the host compiler; return what it prints.
+
+    Raises:
+        subprocess.CalledProcessError: It does not compile.
+    """
+    program = folder / name
+    compiler = os.environ.get("CXX", "g++").split()
+    flags = ["-std=c++17", "-O1", "-DCCONVNET_EMULATOR", "-Wno-psabi", f"-I{KERNELS}", "-pthread"]
+    sources = [HERE / f"{name}.cu", *more]
+    subprocess.run([*compiler, *flags, "-x", "c++", *sources, "-o", program], check=True)
+    return subprocess.run([program], check=True, capture_output=True, text=True).stdout.splitlines()
+
+
 def read(folder: Path) -> Layout:
     """Compile gemm_layout.cu into a folder with the host compiler, run it, and return what it prints.
 
     Raises:
         subprocess.CalledProcessError: It does not compile.
     """
-    program = folder / "gemm_layout"
-    compiler = os.environ.get("CXX", "g++").split()
-    flags = ["-std=c++17", "-O1", "-DCCONVNET_EMULATOR", f"-I{KERNELS}", "-pthread"]
-    subprocess.run([*compiler, *flags, "-x", "c++", HERE / "gemm_layout.cu", "-o", program], check=True)
-    printed = subprocess.run([program], check=True, capture_output=True, text=True).stdout
     layout = Layout()
-    for line in printed.splitlines():
+    for line in printed_by("gemm_layout", folder):
         head, numbers = line.split(":")
         kind, name, _ = head.split()
         if kind in ("swizzle", "result"):
