@@ -107,13 +107,7 @@ struct Filters {
   }
 };
 
-struct FpropOutput {
-  int pitch;
-  uint32_t first_channel;
-  __device__ __forceinline__ uint32_t row(uint32_t m) const { return m * pitch + first_channel; }
-};
-
-struct MeasuredFpropOutput : FpropOutput {
+struct MeasuredFpropOutput : OutputRows {
   uint32_t rows;
   __device__ __forceinline__ uint32_t sums(uint32_t m, uint32_t channel) const {
     return m < rows ? m / kSumRows * pitch + channel : kOutside;
@@ -135,8 +129,8 @@ __global__ void __launch_bounds__(Tile::THREADS, Tile::MIN_BLOCKS)
   const GemmBlock& block = GemmBlock::shared<Tile>(args.grid);
   const uint32_t first_channel = block.batch * args.k_per_group;
   const auto product = product_of<Tile>(args, block, first_channel);
-  args.destination.store(product, block, FpropOutput{args.pitch, first_channel},
-                         FpropOutput{args.problem.k, first_channel}, first_channel, args.size.m, args.size.n);
+  args.destination.store(product, block, OutputRows{args.pitch, first_channel},
+                         OutputRows{args.problem.k, first_channel}, first_channel, args.size.m, args.size.n);
 }
 
 // The same with the moments of the output. In one kernel with the other they would cost it registers.
@@ -155,9 +149,7 @@ void launch(const ConvProblem& problem, const FpropArguments& args, Stream strea
   using T = typename Tile::Element;
   const GemmSize size = fprop_size(problem);
   const GemmGrid grid = GemmGrid::make<Tile>(size);
-  T* const y = static_cast<T*>(args.y) + problem.y_first;
-  const EpilogueOutput<T> output(
-      args.epilogue, y, whole_groups(size.n, y, args.workspace) && problem.pixel_pitch() % kGroup == 0);
+  const EpilogueOutput<T> output = fprop_output<T>(problem, args);
   const FpropParameters<T> parameters = {
       problem,
       problem.c_per_group(),

@@ -69,18 +69,26 @@ bool has_wgmma() {
 #endif
 }
 
-// ---- fprop ----------------------------------------------------------------------------------------------
+// ---- parameters -------------------------------------------------------------------------------------------
 
-template <class T>
-struct FpropParameters {
+template <class Output>
+struct PassParameters {
   ConvProblem problem;
   int c_per_group, k_per_group;
-  int pitch;  // of y's pixels
   GemmSize size;
   GemmGrid grid;
-  Divider by_q, by_p, by_c, by_s;
-  Destination<EpilogueOutput<T>> destination;
+  Divider by_width, by_height;   // of the pixels that are counted
+  Divider by_channels, by_taps;  // of a filter: the channels of a tap, the taps of a row
+  Destination<Output> destination;
+
+  static PassParameters make(const ConvProblem& problem, const GemmSize& size, const GemmGrid& grid,
+                             int width, int height, int channels, const Destination<Output>& destination) {
+    return {problem,         problem.c_per_group(), problem.k_per_group(), size,       grid, Divider(width),
+            Divider(height), Divider(channels),     Divider(problem.s),    destination};
+  }
 };
+
+// ---- fprop ----------------------------------------------------------------------------------------------
 
 template <class Tile>
 struct FpropPass {
@@ -93,11 +101,11 @@ struct FpropPass {
   };
 
   const TensorMap &windows, &filters;
-  const FpropParameters<T>& args;
+  const PassParameters<EpilogueOutput<T>>& args;
 
   __device__ __forceinline__ Place place(const GemmBlock& block) const {
     int p, q;
-    const int n = args.by_p.divide(args.by_q.divide(static_cast<int>(block.m), q), p);
+    const int n = args.by_height.divide(args.by_width.divide(static_cast<int>(block.m), q), p);
     return {n, p * args.problem.stride_h - args.problem.pad_h, q * args.problem.stride_w - args.problem.pad_w,
             static_cast<int>(block.batch) * args.c_per_group,
             static_cast<int>(block.batch * args.k_per_group + block.n)};
@@ -106,7 +114,7 @@ struct FpropPass {
     // Behind the end zeros, as of an image behind the last.
     const bool inside = k < static_cast<uint32_t>(args.size.k);
     int c, s;
-    const int r = args.by_s.divide(args.by_c.divide(inside ? static_cast<int>(k) : 0, c), s);
+    const int r = args.by_taps.divide(args.by_channels.divide(inside ? static_cast<int>(k) : 0, c), s);
     ptx::load_windows(slab, windows, barrier, at.first_channel + c, at.w, at.h,
                       inside ? at.n : args.problem.n, s * args.problem.dilation_w,
                       r * args.problem.dilation_h);
@@ -116,20 +124,16 @@ struct FpropPass {
   }
 };
 
-struct FpropOutput {
-  int pitch;
-  uint32_t first_channel;
-  __device__ __forceinline__ uint32_t row(uint32_t m) const { return m * pitch + first_channel; }
-};
-
 template <class Tile, class T = typename Tile::Element>
 __global__ void __launch_bounds__(Tile::THREADS, 1)
-    conv_fprop_wgmma(CCONVNET_MAP windows, CCONVNET_MAP filters, const FpropParameters<T> args) {
+    conv_fprop_wgmma(CCONVNET_MAP windows, CCONVNET_MAP filters,
+                     const PassParameters<EpilogueOutput<T>> args) {
   multiply_wgmma_tiles<Tile>(FpropPass<Tile>{windows, filters, args}, args.grid, args.size.k,
                              [&](const auto& product, const GemmBlock& block) {
                                const uint32_t first_channel = block.batch * args.k_per_group;
-                               args.destination.store(product, block, FpropOutput{args.pitch, first_channel},
-                                                      FpropOutput{args.problem.k, first_channel},
+                               args.destination.store(product, block,
+                                                      OutputRows{args.problem.y_pitch, first_channel},
+                                                      OutputRows{args.problem.k, first_channel},
                                                       first_channel, args.size.m, args.size.n);
                              });
 }
@@ -140,20 +144,11 @@ void launch_fprop(const ConvProblem& problem, const FpropArguments& args, Stream
   constexpr int bytes = sizeof(T);
   const GemmSize size = fprop_size(problem);
   const GemmGrid grid = GemmGrid::make<Tile>(size);
-  T* const y = static_cast<T*>(args.y) + problem.y_first;
-  const EpilogueOutput<T> output(
-      args.epilogue, y, whole_groups(size.n, y, args.workspace) && problem.pixel_pitch() % kGroup == 0);
-  const FpropParameters<T> parameters = {problem,
-                                         problem.c_per_group(),
-                                         problem.k_per_group(),
-                                         problem.pixel_pitch(),
-                                         size,
-                                         grid,
-                                         Divider(problem.q),
-                                         Divider(problem.p),
-                                         Divider(problem.c_per_group()),
-                                         Divider(problem.s),
-                                         {output, problem.outputs(), grid, args.workspace}};
+  const EpilogueOutput<T> output = fprop_output<T>(problem, args);
+  auto parameters = PassParameters<EpilogueOutput<T>>::make(
+      problem, size, grid, problem.q, problem.p, problem.c_per_group(),
+      {output, problem.outputs(), grid, args.workspace});
+  parameters.problem.y_pitch = problem.pixel_pitch();  // also where y is not placed
   constexpr Swizzle swizzle = WgmmaMemory<Tile, FpropPass<Tile>>::SlabA::SWIZZLE;
   const TensorMap windows = window_map(images(args.x, bytes, problem.n, problem.h, problem.w, problem.c),
                                        windows_of(problem, Tile::SLAB, Tile::BLOCK_M), swizzle);
@@ -184,16 +179,6 @@ FpropTable::Row fprop_row() {
 
 // ---- dgrad, of stride 1 -------------------------------------------------------------------------------------
 
-template <class T>
-struct DgradParameters {
-  ConvProblem problem;
-  int c_per_group, k_per_group;
-  GemmSize size;
-  GemmGrid grid;
-  Divider by_w, by_h, by_k, by_s;
-  Destination<InputGradientOutput<T>> destination;
-};
-
 GemmSize dgrad_size(const ConvProblem& problem) {
   return {problem.n * problem.h * problem.w, problem.c_per_group(),
           problem.r * problem.s * problem.k_per_group(), problem.groups, problem.precision};
@@ -210,12 +195,12 @@ struct DgradPass {
   };
 
   const TensorMap &windows, &filters;
-  const DgradParameters<T>& args;
+  const PassParameters<InputGradientOutput<T>>& args;
 
   __device__ __forceinline__ Place place(const GemmBlock& block) const {
     const ConvProblem& problem = args.problem;
     int h, w;
-    const int n = args.by_h.divide(args.by_w.divide(static_cast<int>(block.m), w), h);
+    const int n = args.by_height.divide(args.by_width.divide(static_cast<int>(block.m), w), h);
     return {n, h + problem.pad_h - (problem.r - 1) * problem.dilation_h,
             w + problem.pad_w - (problem.s - 1) * problem.dilation_w,
             static_cast<int>(block.batch) * args.k_per_group, static_cast<int>(block.n)};
@@ -224,14 +209,14 @@ struct DgradPass {
     const ConvProblem& problem = args.problem;
     const bool inside = k < static_cast<uint32_t>(args.size.k);
     int channel, s;
-    const int r = args.by_s.divide(args.by_k.divide(inside ? static_cast<int>(k) : 0, channel), s);
+    const int r = args.by_taps.divide(args.by_channels.divide(inside ? static_cast<int>(k) : 0, channel), s);
     ptx::load_windows(slab, windows, barrier, at.first_filter + channel, at.q, at.p,
                       inside ? at.n : problem.n, (problem.s - 1 - s) * problem.dilation_w,
                       (problem.r - 1 - r) * problem.dilation_h);
   }
   __device__ __forceinline__ void load_b(T* slab, ptx::Barrier& barrier, const Place& at, uint32_t k) const {
     int channel;
-    const int tap = args.by_k.divide(static_cast<int>(k), channel);
+    const int tap = args.by_channels.divide(static_cast<int>(k), channel);
 #pragma unroll
     for (int i = 0; i < Tile::BLOCK_N; i += B_LINE) {
       ptx::load_box(slab + i * Tile::SLAB, filters, barrier, at.first_channel + i, tap,
@@ -240,20 +225,15 @@ struct DgradPass {
   }
 };
 
-struct DgradOutput {
-  int channels;
-  uint32_t first_channel;
-  __device__ __forceinline__ uint32_t row(uint32_t m) const { return m * channels + first_channel; }
-};
-
 template <class Tile, class T = typename Tile::Element>
 __global__ void __launch_bounds__(Tile::THREADS, 1)
-    conv_dgrad_wgmma(CCONVNET_MAP windows, CCONVNET_MAP filters, const DgradParameters<T> args) {
+    conv_dgrad_wgmma(CCONVNET_MAP windows, CCONVNET_MAP filters,
+                     const PassParameters<InputGradientOutput<T>> args) {
   multiply_wgmma_tiles<Tile>(DgradPass<Tile>{windows, filters, args}, args.grid, args.size.k,
                              [&](const auto& product, const GemmBlock& block) {
                                const uint32_t first_channel = block.batch * args.c_per_group;
                                args.destination.store(product, block,
-                                                      DgradOutput{args.problem.c, first_channel},
+                                                      OutputRows{args.problem.c, first_channel},
                                                       first_channel, args.size.m, args.size.n);
                              });
 }
@@ -266,20 +246,10 @@ void launch_dgrad(const ConvProblem& problem, const DgradArguments& args, Stream
   const GemmSize size = dgrad_size(problem);
   const GemmGrid grid = GemmGrid::make<Tile>(size);
   T* const dx = static_cast<T*>(args.dx);
-  const DgradParameters<T> parameters = {
-      problem,
-      problem.c_per_group(),
-      problem.k_per_group(),
-      size,
-      grid,
-      Divider(problem.w),
-      Divider(problem.h),
-      Divider(problem.k_per_group()),
-      Divider(problem.s),
-      {{args.epilogue, dx, whole_groups(size.n, dx, args.workspace), nullptr},
-       problem.x_count(),
-       grid,
-       args.workspace}};
+  const InputGradientOutput<T> output(args.epilogue, dx, whole_groups(size.n, dx, args.workspace), nullptr);
+  const auto parameters = PassParameters<InputGradientOutput<T>>::make(
+      problem, size, grid, problem.w, problem.h, problem.k_per_group(),
+      {output, problem.x_count(), grid, args.workspace});
   const int down = (problem.r - 1) * problem.dilation_h, right = (problem.s - 1) * problem.dilation_w;
   const TensorMap windows = window_map(images(args.dy, bytes, problem.n, problem.p, problem.q, problem.k),
                                        {problem.pad_w - right, problem.pad_h - down, -problem.pad_w,
@@ -318,15 +288,6 @@ DgradTable::Row dgrad_row() {
 
 // ---- wgrad --------------------------------------------------------------------------------------------------
 
-struct WgradParameters {
-  ConvProblem problem;
-  int c_per_group, k_per_group;
-  GemmSize size;
-  GemmGrid grid;
-  Divider by_q, by_p, by_c, by_s;
-  Destination<GradientOutput> destination;
-};
-
 // A line of B is LINE channels of a tap.
 template <class Tile, int LINE>
 struct WgradPass {
@@ -339,7 +300,7 @@ struct WgradPass {
   };
 
   const TensorMap &gradients, &windows;
-  const WgradParameters& args;
+  const PassParameters<GradientOutput>& args;
 
   __device__ __forceinline__ Place place(const GemmBlock& block) const {
     return {static_cast<int>(block.batch * args.k_per_group + block.m),
@@ -354,31 +315,27 @@ struct WgradPass {
   __device__ __forceinline__ void load_b(T* slab, ptx::Barrier& barrier, const Place& at, uint32_t k) const {
     const ConvProblem& problem = args.problem;
     int p, q;
-    const int n = args.by_p.divide(args.by_q.divide(static_cast<int>(k), q), p);
+    const int n = args.by_height.divide(args.by_width.divide(static_cast<int>(k), q), p);
     const int h = p * problem.stride_h - problem.pad_h, w = q * problem.stride_w - problem.pad_w;
 #pragma unroll 4
     for (int i = 0; i < Tile::BLOCK_N; i += B_LINE) {
       const bool inside = at.first_weight + i < args.size.n;
       int c, s;
-      const int r = args.by_s.divide(args.by_c.divide(inside ? at.first_weight + i : 0, c), s);
+      const int r = args.by_taps.divide(args.by_channels.divide(inside ? at.first_weight + i : 0, c), s);
       ptx::load_windows(slab + i * Tile::SLAB, windows, barrier, at.first_channel + c, w, h,
                         inside ? n : problem.n, s * problem.dilation_w, r * problem.dilation_h);
     }
   }
 };
 
-struct WgradOutput {
-  int weights;  // of one filter
-  uint32_t first_filter;
-  __device__ __forceinline__ uint32_t row(uint32_t m) const { return (first_filter + m) * weights; }
-};
-
 template <class Tile, int LINE>
 __global__ void __launch_bounds__(Tile::THREADS, 1)
-    conv_wgrad_wgmma(CCONVNET_MAP gradients, CCONVNET_MAP windows, const WgradParameters args) {
+    conv_wgrad_wgmma(CCONVNET_MAP gradients, CCONVNET_MAP windows,
+                     const PassParameters<GradientOutput> args) {
   multiply_wgmma_tiles<Tile>(WgradPass<Tile, LINE>{gradients, windows, args}, args.grid, args.size.k,
                              [&](const auto& product, const GemmBlock& block) {
-                               const WgradOutput layout = {args.size.n, block.batch * args.k_per_group};
+                               const OutputRows layout = {args.size.n,
+                                                          block.batch * args.k_per_group * args.size.n};
                                args.destination.store(product, block, layout, 0, args.size.m, args.size.n);
                              });
 }
@@ -392,16 +349,9 @@ void launch_wgrad(const ConvProblem& problem, const WgradArguments& args, Stream
   const GemmSize size = wgrad_size(problem);
   const GemmGrid grid = GemmGrid::make<Tile>(size);
   const GradientOutput output(args.update, args.dw, whole_groups(size.n, args.dw, args.workspace));
-  const WgradParameters parameters = {problem,
-                                      problem.c_per_group(),
-                                      problem.k_per_group(),
-                                      size,
-                                      grid,
-                                      Divider(problem.q),
-                                      Divider(problem.p),
-                                      Divider(problem.c_per_group()),
-                                      Divider(problem.s),
-                                      {output, problem.w_count(), grid, args.workspace}};
+  const auto parameters =
+      PassParameters<GradientOutput>::make(problem, size, grid, problem.q, problem.p, problem.c_per_group(),
+                                           {output, problem.w_count(), grid, args.workspace});
   const TensorMap gradients = tiled_map(matrix(args.dy, bytes, size.k, problem.k), {Pass::A_LINE, Tile::SLAB},
                                         Memory::SlabA::SWIZZLE);
   const TensorMap windows = window_map(images(args.x, bytes, problem.n, problem.h, problem.w, problem.c),

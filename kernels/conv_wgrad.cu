@@ -108,12 +108,6 @@ struct Windows {
   }
 };
 
-struct WgradOutput {
-  int weights;  // of one filter
-  uint32_t first_filter;
-  __device__ __forceinline__ uint32_t row(uint32_t m) const { return (first_filter + m) * weights; }
-};
-
 // ---- kernel and launcher --------------------------------------------------------------------------------
 
 template <class Tile, class T = typename Tile::Element>
@@ -124,7 +118,8 @@ __global__ void __launch_bounds__(Tile::THREADS, Tile::MIN_BLOCKS)
   const auto product =
       multiply<Tile>(Gradients<T>{args, args.dy, first_filter},
                      Windows<T>{args, args.x, block.batch * args.c_per_group}, block, args.size.k, args.grid);
-  args.destination.store(product, block, WgradOutput{args.size.n, first_filter}, 0, args.size.m, args.size.n);
+  args.destination.store(product, block, OutputRows{args.size.n, first_filter * args.size.n}, 0, args.size.m,
+                         args.size.n);
 }
 
 template <class Tile>

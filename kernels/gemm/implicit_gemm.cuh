@@ -175,6 +175,13 @@ struct Destination {
   }
 };
 
+// The layout of an output whose rows are `pitch` elements apart, as those of a matrix or the pixels of an array.
+struct OutputRows {
+  int pitch;
+  uint32_t first;  // the beginning of row 0
+  __device__ __forceinline__ uint32_t row(uint32_t m) const { return m * pitch + first; }
+};
+
 // Returns whether the outputs of a tile may be written in groups. Rows of `gemm_n` columns must contain whole
 // groups, and each of the pointers, which may be null, must be on a boundary.
 template <class... Pointers>
@@ -187,6 +194,15 @@ bool whole_groups(int gemm_n, Pointers... pointers) {
 const FpropTable& conv_fprop_table();
 const DgradTable& conv_dgrad_table();
 const WgradTable& conv_wgrad_table();
+
+// What is written to y, after the epilogue.
+template <class T>
+EpilogueOutput<T> fprop_output(const ConvProblem& problem, const FpropArguments& args) {
+  T* const y = static_cast<T*>(args.y) + problem.y_first;
+  const bool groups =
+      whole_groups(problem.k_per_group(), y, args.workspace) && problem.pixel_pitch() % kGroup == 0;
+  return EpilogueOutput<T>(args.epilogue, y, groups);
+}
 
 // The rows that read patches of images, in conv_few_channels.cu.
 std::vector<FpropTable::Row> few_channels_fprop_rows();
