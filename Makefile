@@ -407,6 +407,11 @@ $(BUILD)/cpu/%.o: kernels/cpu/%.cpp $(BUILD)/cpu/flags
 	@echo "$(STEP) c++   $<"
 	@$(CXX_ALL) -O3 -fopenmp -fno-math-errno -fno-trapping-math $(ONEDNN_FLAGS) -c $< -o $@
 
+# Kernels for one chip alone are compiled for no other, where they would be nothing but traps.
+ifneq ($(findstring 90a,$(ARCHS)),)
+$(BUILD)/cuda/conv_wgmma.o: GENCODE := -gencode arch=compute_90a,code=sm_90a
+endif
+
 # nvcc's resource report is kept beside the object. Registers spilled to memory fail the build, and so does advice
 # of ptxas that it made the code slower than written (C75xx: serialized wgmma, ignored setmaxnreg).
 $(BUILD)/cuda/%.o: kernels/%.cu $(BUILD)/cuda/flags
