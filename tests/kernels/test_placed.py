@@ -23,7 +23,7 @@ CONVOLUTIONS = [
     ConvProblem(1, 6, 6, 16, 10, 5, 5, padding=(2, 2)),
     ConvProblem(2, 6, 6, 24, 24, 3, 3, padding=(1, 1), groups=3),
     ConvProblem(2, 11, 11, 3, 16, 3, 3, (2, 2)),
-    ConvProblem(1, 3, 3, 512, 16, 3, 3, padding=(1, 1)),
+    ConvProblem(1, 3, 3, 128, 16, 3, 3, padding=(1, 1)),
     ConvProblem(1, 11, 11, 8, 8, 3, 3, (3, 3), outputs=(2, 2)),
     ConvProblem(2, 7, 6, 16, 16, 3, 3, padding=(1, 1), groups=16),
 ]
