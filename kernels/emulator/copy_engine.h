@@ -106,12 +106,14 @@ inline void check_shared_box(const Site& site, const void* shared, const TensorM
 }
 
 // Starts a load. Its bytes arrive at the barrier.
-inline void start_load(const Site& site, void* shared, const TensorMap& map, uint64_t& barrier, int rank,
-                       const Coordinates& at, int offset_w, int offset_h) {
+__attribute__((noinline)) inline void start_load(const Site& site, void* shared, const TensorMap& map,
+                                                 uint64_t& barrier, int rank, const Coordinates& at,
+                                                 int offset_w, int offset_h) {
   const counting::Paused paused;
   const Box box(site, map, at, offset_w, offset_h);
   check_shared_box(site, shared, map, box, rank);
   Phase::at(site, barrier);
+  counting::load_started(shared, static_cast<size_t>(box.bytes()), &barrier, __builtin_return_address(0));
   std::memset(shared, 0xff, static_cast<size_t>(box.bytes()));
   const auto swizzle = static_cast<Swizzle>(map.swizzle);
   char* const target = static_cast<char*>(shared);
@@ -125,8 +127,8 @@ inline void start_load(const Site& site, void* shared, const TensorMap& map, uin
   });
 }
 
-inline void start_store(const Site& site, const void* shared, const TensorMap& map, int rank,
-                        const Coordinates& at) {
+__attribute__((noinline)) inline void start_store(const Site& site, const void* shared, const TensorMap& map,
+                                                  int rank, const Coordinates& at) {
   const counting::Paused paused;
   const Box box(site, map, at, 0, 0);
   check_shared_box(site, shared, map, box, rank);
@@ -145,6 +147,8 @@ inline void start_store(const Site& site, const void* shared, const TensorMap& m
     work = nullptr;
   }
   Thread& thread = machine.current();
+  counting::store_started(shared, static_cast<size_t>(box.bytes()), thread.store_groups,
+                          __builtin_return_address(0));
   thread.stores.push_back({std::move(work), thread.store_groups});
 }
 
@@ -161,6 +165,7 @@ inline void wait_for_stores(unsigned pending) {
     if (thread.stores[done].work) thread.stores[done].work();
   }
   thread.stores.erase(thread.stores.begin(), thread.stores.begin() + static_cast<std::ptrdiff_t>(done));
+  counting::stores_done(thread.store_groups - std::min(pending, thread.store_groups));
 }
 
 }  // namespace cconvnet::emulator

@@ -7,8 +7,6 @@
 // same instruction are one request.
 #include "counting.h"
 
-#include <link.h>
-
 #include <algorithm>
 #include <cstring>
 #include <map>
@@ -17,6 +15,7 @@
 
 #include "races.h"
 #include "requests.h"
+#include "sites.h"
 
 namespace cconvnet::emulator::counting {
 
@@ -26,74 +25,6 @@ namespace {
 
 constexpr unsigned widest = 16;  // bytes of the widest access of a lane
 constexpr int max_warps = 32;
-
-// The program or module that contains this code.
-struct Image {
-  uintptr_t base = 0, begin = 0, end = 0;
-
-  Image() { dl_iterate_phdr(&Image::take, this); }
-
-  bool contains(uintptr_t address) const { return address - begin < end - begin; }
-
- private:
-  // Takes the addresses of one object file, and returns 1 if it is this one.
-  static int take(dl_phdr_info* info, size_t, void* data) {
-    Image& image = *static_cast<Image*>(data);
-    image.base = info->dlpi_addr;
-    image.begin = UINTPTR_MAX;
-    image.end = 0;
-    for (int i = 0; i < info->dlpi_phnum; ++i) {
-      if (info->dlpi_phdr[i].p_type != PT_LOAD) continue;
-      const uintptr_t first = info->dlpi_addr + info->dlpi_phdr[i].p_vaddr;
-      image.begin = std::min(image.begin, first);
-      image.end = std::max(image.end, first + info->dlpi_phdr[i].p_memsz);
-    }
-    return image.contains(reinterpret_cast<uintptr_t>(&state));
-  }
-};
-
-// Wide accesses are made in pieces; `piece` tells them apart.
-struct Site {
-  uintptr_t caller;
-  Kind kind;
-  Space space;
-  uint8_t bytes, piece;
-
-  bool operator<(const Site& other) const {
-    return std::tie(caller, kind, space, bytes, piece) <
-           std::tie(other.caller, other.kind, other.space, other.bytes, other.piece);
-  }
-};
-
-// Numbers sites, with the last number of each caller at hand.
-class Sites {
- public:
-  uint32_t number(const Site& site) {
-    Recent& recent = recent_[(site.caller * 0x9e3779b97f4a7c15u >> 48) ^ site.piece];
-    if (recent.number < all_.size()) {
-      const Site& known = all_[recent.number];
-      if (known.caller == site.caller && known.kind == site.kind && known.space == site.space &&
-          known.bytes == site.bytes && known.piece == site.piece) {
-        return recent.number;
-      }
-    }
-    const auto [place, added] = numbers_.try_emplace(site, static_cast<uint32_t>(all_.size()));
-    if (added) all_.push_back(site);
-    recent.number = place->second;
-    return recent.number;
-  }
-
-  const Site& operator[](uint32_t number) const { return all_[number]; }
-  size_t size() const { return all_.size(); }
-
- private:
-  struct Recent {
-    uint32_t number = UINT32_MAX;
-  };
-  std::vector<Site> all_;
-  std::map<Site, uint32_t> numbers_;
-  std::vector<Recent> recent_ = std::vector<Recent>(1 << 16);
-};
 
 struct Entry {
   uint32_t site;
@@ -148,7 +79,7 @@ class Counter {
     threads_ = threads;
     barriers_ = 0;
     shared_.clear();
-    order_.begin_block(static_cast<uint32_t>(number));
+    order_.begin_block(static_cast<uint32_t>(number), threads);
     cache_.clear();
     if (logs_.size() < static_cast<size_t>(threads)) logs_.resize(threads);
     for (std::vector<Entry>& log : logs_) log.clear();  // a block that failed leaves some
@@ -210,6 +141,26 @@ class Counter {
       if (cell.write_role != Role::copy || cell.write.thread != state.thread) return;
       cell.write = order_.stamp(state.thread, cell.write.site);
       cell.write_role = Role::write;
+    });
+  }
+
+  // ---- barriers of some threads, and work beside them -----------------------------------------------------
+
+  Order& order() { return order_; }
+
+  // A write or a read of shared memory by an agent's work, of which stamp(site) is the stamp. before(earlier) is true
+  // if an earlier access is ordered before its start.
+  template <class MakeStamp, class Before>
+  void access_beside(const void* memory, size_t bytes, Kind kind, void* caller, MakeStamp make_stamp,
+                     Before before) {
+    const auto address = reinterpret_cast<uintptr_t>(memory);
+    SharedObject* const object = shared_at(address);
+    if (!object || !options.races) return;
+    const Site site{reinterpret_cast<uintptr_t>(caller), kind, Space::shared, widest, 0};
+    const Stamp now = make_stamp(sites.number(site));
+    const Role role = kind == Kind::copy ? Role::write : Role::read;
+    object->words.visit(address - object->begin, bytes, [&](Cell& cell, uint64_t position) {
+      note(cell, before, now, role, [&](const Stamp& earlier) { add_race(object, position, earlier, now); });
     });
   }
 
@@ -314,7 +265,8 @@ class Counter {
   void look_for_races(SharedObject* object, uintptr_t address, size_t bytes, uint32_t site, Role role) {
     const Stamp now = order_.stamp(state.thread, site);
     const auto visit = [&](Cell& cell, uint64_t position) {
-      note(cell, order_, now, role, [&](const Stamp& earlier) { add_race(object, position, earlier, now); });
+      const auto before = [&](const Stamp& earlier) { return order_.before(earlier, now.thread); };
+      note(cell, before, now, role, [&](const Stamp& earlier) { add_race(object, position, earlier, now); });
     };
     if (object) {
       object->words.visit(address - object->begin, bytes, visit);
@@ -326,8 +278,8 @@ class Counter {
   void add_race(const SharedObject* object, uint64_t position, const Stamp& earlier, const Stamp& now) {
     Race& race = races_[{earlier.site, now.site}];
     if (race.occurrences++ > 0) return;
-    race.first = {instruction(earlier.site), earlier.block - 1, earlier.thread};
-    race.second = {instruction(now.site), now.block - 1, now.thread};
+    race.first = {instruction(earlier.site), earlier.block - 1, order_.thread_of(earlier)};
+    race.second = {instruction(now.site), now.block - 1, order_.thread_of(now)};
     race.position = position;
     if (object) {
       race.array = object->name;
@@ -461,6 +413,54 @@ void copy_started(void* target, const void* source, size_t bytes, void* caller) 
 
 void copy_done(void* target, size_t bytes) {
   if (state.recording) counter->finish_copy(reinterpret_cast<uintptr_t>(target), bytes);
+}
+
+void barrier_arrived(const void* barrier) {
+  if (finds_races()) counter->order().arrive(state.thread, barrier);
+}
+
+void barrier_phase_ended(const void* barrier) {
+  if (finds_races()) counter->order().end_phase(barrier);
+}
+
+void barrier_awaited(const void* barrier) {
+  if (finds_races()) counter->order().pass(state.thread, barrier);
+}
+
+void load_started(void* target, size_t bytes, const void* barrier, void* caller) {
+  if (!finds_races()) return;
+  Order& order = counter->order();
+  const auto stamp = [&](uint32_t site) { return order.load_stamp(state.thread, barrier, site); };
+  const auto before = [&](const Stamp& earlier) { return order.before(earlier, state.thread); };
+  counter->access_beside(target, bytes, Kind::copy, caller, stamp, before);
+}
+
+void store_started(const void* source, size_t bytes, unsigned group, void* caller) {
+  if (!finds_races()) return;
+  Order& order = counter->order();
+  const auto stamp = [&](uint32_t site) { return order.store_stamp(state.thread, group, site); };
+  const auto before = [&](const Stamp& earlier) { return order.before(earlier, state.thread); };
+  counter->access_beside(source, bytes, Kind::load, caller, stamp, before);
+}
+
+void stores_done(unsigned groups) {
+  if (finds_races()) counter->order().end_stores(state.thread, groups);
+}
+
+bool finds_races() {
+  return state.recording && counter->options.races;
+}
+
+void factor_read(const void* chunk, unsigned group, void* caller) {
+  Order& order = counter->order();
+  const int warp = state.thread / 32;
+  const auto stamp = [&](uint32_t site) { return order.product_stamp(warp, group, site); };
+  const auto before = [&](const Stamp& earlier) { return order.before_warp(earlier, warp); };
+  counter->access_beside(chunk, 16, Kind::matrix, caller, stamp, before);
+}
+
+void products_done(unsigned groups) {
+  if (finds_races()) counter->order().end_products(state.thread / 32, groups);
 }
 
 void atomic(const void* pointer, size_t bytes) {

@@ -159,6 +159,20 @@ void atomic(const void* address, size_t bytes);
 void matrix_row(const void* row, void* caller);
 void copy_started(void* target, const void* source, size_t bytes, void* caller);
 void copy_done(void* target, size_t bytes);
+// The running thread arrives at a barrier of some threads, named by its address; its phase ends; the thread has
+// waited for that.
+void barrier_arrived(const void* barrier);
+void barrier_phase_ended(const void* barrier);
+void barrier_awaited(const void* barrier);
+// The copy engine writes shared memory until the barrier's phase ends, or reads it until the thread has waited for its
+// first `groups` groups of stores.
+void load_started(void* target, size_t bytes, const void* barrier, void* caller);
+void store_started(const void* source, size_t bytes, unsigned group, void* caller);
+void stores_done(unsigned groups);
+// A product of the running warp's group reads 16 bytes of a factor; the warp has waited for its first `groups`.
+bool finds_races();
+void factor_read(const void* chunk, unsigned group, void* caller);
+void products_done(unsigned groups);
 
 #else
 
@@ -188,6 +202,17 @@ inline void atomic(const void*, size_t) {}
 inline void matrix_row(const void*, void*) {}
 inline void copy_started(void*, const void*, size_t, void*) {}
 inline void copy_done(void*, size_t) {}
+inline void barrier_arrived(const void*) {}
+inline void barrier_phase_ended(const void*) {}
+inline void barrier_awaited(const void*) {}
+inline void load_started(void*, size_t, const void*, void*) {}
+inline void store_started(const void*, size_t, unsigned, void*) {}
+inline void stores_done(unsigned) {}
+inline bool finds_races() {
+  return false;
+}
+inline void factor_read(const void*, unsigned, void*) {}
+inline void products_done(unsigned) {}
 
 #endif
 

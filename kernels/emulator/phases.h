@@ -92,20 +92,26 @@ inline void init_barrier(const Site& site, uint64_t& state, uint32_t arrivals) {
 inline void arrive(const Site& site, uint64_t& state, int64_t bytes) {
   const counting::Paused paused;
   Phase phase = Phase::at(site, state);
+  const bool parity = phase.parity();
   if (bytes != 0) phase.expect(site, bytes);
   phase.arrive(site, 1);
   state = phase.state();
+  counting::barrier_arrived(&state);
+  if (phase.parity() != parity) counting::barrier_phase_ended(&state);
 }
 
 // Of the copy engine.
 inline void bytes_came(const Site& site, uint64_t& state, int64_t bytes) {
   Phase phase = Phase::at(site, state);
+  const bool parity = phase.parity();
   phase.expect(site, -bytes);
   state = phase.state();
+  if (phase.parity() != parity) counting::barrier_phase_ended(&state);
 }
 
 // Waits until the phase of this parity has ended.
 inline void wait_for_phase(const Site& site, const uint64_t& state, bool parity) {
+  const counting::Paused paused;
   struct Ended final : Condition {
     const Site& site;
     const uint64_t& state;
@@ -120,6 +126,7 @@ inline void wait_for_phase(const Site& site, const uint64_t& state, bool parity)
     }
   } ended(site, state, parity);
   machine.wait_until(site, ended);
+  counting::barrier_awaited(&state);
 }
 
 // ---- named barriers -------------------------------------------------------------------------------------
@@ -167,11 +174,15 @@ inline void meet(const Site& site, unsigned number, int threads, bool waits) {
              std::to_string(barrier.threads) + " threads have arrived";
     }
   } passed(barrier, number);
+  counting::barrier_arrived(&barrier);
   if (++barrier.arrived == barrier.threads) {
     barrier.arrived = 0;
     ++barrier.passed;
+    counting::barrier_phase_ended(&barrier);
   }
-  if (waits) machine.wait_until(site, passed);
+  if (!waits) return;
+  machine.wait_until(site, passed);
+  counting::barrier_awaited(&barrier);
 }
 
 // ---- roles ----------------------------------------------------------------------------------------------------

@@ -1,19 +1,22 @@
 // Finds races: two threads that access the same byte with nothing to order them, at least one writing.
 //
 // Accesses of threads of one block are ordered by a barrier of the block between them, and those of two lanes
-// of a warp also by a __syncwarp, directly or through other lanes. Nothing else orders memory: of shuffles
+// of a warp also by a __syncwarp, directly or through other lanes. Barriers of some threads order what precedes an
+// arrival before what follows a wait for its phase (clocks.h). Nothing else orders memory: of shuffles
 // and votes the CUDA C++ Programming Guide says "These intrinsics do not imply a memory barrier" ("Warp Vote
 // Functions"; so too "Warp Shuffle Functions"), while __syncwarp "guarantees memory ordering among threads
 // participating in the barrier". The PTX ISA promises no order for ldmatrix and mma either. Blocks of a launch
 // are not ordered at all. Two atomics do not race.
 //
 // An asynchronous copy writes from its start until its thread waits for it. In between every access races,
-// the thread's own too; afterwards it is a write of that thread.
+// the thread's own too; afterwards it is a write of that thread. What the copy engine loads is written from the start
+// of the load until the phase ends at whose barrier its bytes arrive, and by none of the threads. Products of warp
+// groups read their factors, and the copy engine reads what it stores, from the start to the wait for their group.
 //
 // For each word of memory its last write and some reads since are remembered: the last, the last of
 // another lane of the same warp, and the last of another warp or block. So each race that is reported is
 // one. One could be missed when three lanes of a warp read, a __syncwarp orders only the two last of them, and one
-// of these two writes.
+// of these two writes; or when products of three warps read and only the first of them is not waited for.
 #pragma once
 
 #include <algorithm>
@@ -23,15 +26,9 @@
 #include <unordered_map>
 #include <vector>
 
-namespace cconvnet::emulator::counting {
+#include "clocks.h"
 
-struct Stamp {
-  uint32_t site = 0;
-  uint32_t block = 0;  // 0: no access; else the number of the block plus 1
-  uint32_t epoch = 0;  // barriers that the block had passed
-  uint16_t thread = 0;
-  uint16_t clock = 0;  // __syncwarps that the thread had passed since the last barrier
-};
+namespace cconvnet::emulator::counting {
 
 // How an access takes part in races.
 enum class Role : uint8_t { read, write, atomic, copy };
@@ -101,63 +98,12 @@ class Pages {
   std::unordered_map<uint64_t, Words> pages_;
 };
 
-// The order of a block's threads, by vector clocks of the lanes of each warp.
-class Order {
- public:
-  void begin_block(uint32_t block) {
-    block_ = block;
-    epoch_ = 0;
-    forget();
-  }
-
-  void pass_barrier() {
-    ++epoch_;
-    forget();
-  }
-
-  void join(int warp, uint32_t lanes) {
-    joined_ = true;
-    std::array<uint16_t, 32> joined{};
-    for (uint32_t rest = lanes; rest; rest &= rest - 1) {
-      const int lane = __builtin_ctz(rest);
-      std::array<uint16_t, 32>& seen = seen_[warp * 32 + lane];
-      // At the end of the range everything counts as ordered, so that no race is made up.
-      if (seen[lane] < UINT16_MAX) ++seen[lane];
-      for (int other = 0; other < 32; ++other) joined[other] = std::max(joined[other], seen[other]);
-    }
-    for (uint32_t rest = lanes; rest; rest &= rest - 1) seen_[warp * 32 + __builtin_ctz(rest)] = joined;
-  }
-
-  Stamp stamp(int thread, uint32_t site) const {
-    return {site, block_ + 1, epoch_, static_cast<uint16_t>(thread), seen_[thread][thread % 32]};
-  }
-
-  // Returns true if an earlier access is ordered before one that `thread` makes now.
-  bool before(const Stamp& earlier, int thread) const {
-    if (earlier.block == 0) return true;
-    if (earlier.block != block_ + 1) return false;
-    if (earlier.epoch != epoch_ || earlier.thread == thread) return true;
-    if (earlier.thread / 32 != thread / 32) return false;
-    const uint16_t seen = seen_[thread][earlier.thread % 32];
-    return seen > earlier.clock || seen == UINT16_MAX;
-  }
-
- private:
-  void forget() {
-    if (joined_) seen_.fill({});
-    joined_ = false;
-  }
-
-  uint32_t block_ = 0, epoch_ = 0;
-  bool joined_ = false;                                // since the last barrier
-  std::array<std::array<uint16_t, 32>, 1024> seen_{};  // of a thread: the clocks of its warp's lanes it knows
-};
-
-// Notes an access in a cell, and calls race(stamp of the earlier access) for each one that it races with.
-template <class Race>
-void note(Cell& cell, const Order& order, const Stamp& now, Role role, Race race) {
+// Notes an access in a cell, and calls race(stamp of the earlier access) for each one that it races with: that
+// is not is_before(it).
+template <class IsBefore, class Race>
+void note(Cell& cell, IsBefore is_before, const Stamp& now, Role role, Race race) {
   const auto against = [&](const Stamp& earlier) {
-    if (!order.before(earlier, now.thread)) race(earlier);
+    if (!is_before(earlier)) race(earlier);
   };
   const bool both_atomic = role == Role::atomic && cell.write_role == Role::atomic;
   if (cell.write.block != 0 && cell.write_role == Role::copy) {

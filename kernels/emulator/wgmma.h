@@ -149,13 +149,29 @@ inline void compute(const GroupProduct& product, int warp_of_group, std::vector<
   }
 }
 
+// For the counting build: the chunks of 16 bytes that a warp's product reads.
+inline void note_factors(const GroupProduct& product, int warp_of_group, unsigned group, void* caller) {
+  const int depth = 32 / product.element_bytes, per_chunk = 16 / product.element_bytes;
+  const auto note = [&](uint64_t descriptor, bool along_k, int first, int rows) {
+    const FactorView view(product.site, descriptor, along_k, product.element_bytes);
+    for (int i = first; i < first + rows; i += along_k ? 1 : per_chunk) {
+      for (int k = 0; k < depth; k += along_k ? per_chunk : 1) {
+        counting::factor_read(view.element(i, k), group, caller);
+      }
+    }
+  };
+  note(product.a, product.a_along_k, warp_of_group * 16, 16);
+  note(product.b, product.b_along_k, 0, product.n);
+}
+
 struct GroupOperand {
   float* registers;
   GroupProduct product;
 };
 
-inline void start_product(const GroupProduct& product, float* registers) {
+__attribute__((noinline)) inline void start_product(const GroupProduct& product, float* registers) {
   const counting::Paused paused;
+  void* const caller = __builtin_return_address(0);
   const Site& site = product.site;
   const int warp = machine.thread_rank() / lanes_per_warp;
   GroupOperand operand{registers, product};
@@ -208,6 +224,7 @@ inline void start_product(const GroupProduct& product, float* registers) {
     const bool early = machine.schedule() == Schedule::forward ||
                        (machine.schedule() == Schedule::random && machine.random_below(2) == 0 &&
                         (own.products.empty() || own.products.back().done));
+    if (counting::finds_races()) note_factors(product, warp % 4, own.groups, caller);
     if (early) compute(product, warp % 4, sums.values);
     own.products.push_back({product, index, own.groups, early});
   });
@@ -245,6 +262,7 @@ inline void wait_for_products(const Site& site, unsigned pending) {
       own.fenced = false;  // the registers may be used, and a fence must order that before the next product
     }
     own.products.erase(own.products.begin(), own.products.begin() + static_cast<std::ptrdiff_t>(done));
+    counting::products_done(own.groups - std::min(pending, own.groups));
   });
 }
 

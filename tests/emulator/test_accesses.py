@@ -1,7 +1,8 @@
 """Tests of the counting emulator by programs: planted races, and requests to memory counted by hand.
 
-races.cu contains each race beside the same kernel without it. A race must be found by both of its lines, and
-nothing else may be reported.
+races.cu contains each race beside the same kernel without it, and races_beside.cu those that barriers of some
+threads and waits for copies, stores and products prevent. A race must be found by both of its lines, and no
+other may be reported.
 """
 
 from __future__ import annotations
@@ -30,10 +31,14 @@ FLAGS = [
     "-Wall",
     "-Wextra",
     "-Wno-unknown-pragmas",
+    "-Wno-psabi",
     "-DCCONVNET_EMULATOR",
     "-DCCONVNET_COUNTING",
 ]
 INSTRUMENTED = ["-fno-tree-sra", "-fno-thread-jumps", "-fsanitize=thread"]
+
+# Beside the program.
+MORE_SOURCES = {"races_beside": [KERNELS / "gemm" / "tensor_map.cu"]}
 
 pytestmark = pytest.mark.skipif(
     "clang" in COMPILER or shutil.which(COMPILER.split()[0]) is None, reason="the counting emulator needs g++"
@@ -62,7 +67,7 @@ def printed(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], dict[st
     def run(name: str) -> dict[str, Lines]:
         objects = [
             compiled(TESTS / f"{name}.cu", *INSTRUMENTED),
-            compiled(KERNELS / "emulator" / "counting.cpp"),
+            *map(compiled, [KERNELS / "emulator" / "counting.cpp", *MORE_SOURCES.get(name, [])]),
         ]
         program = folder / name
         subprocess.run([*COMPILER.split(), *objects, "-o", program], check=True, timeout=100)
@@ -152,6 +157,47 @@ def test_a_race_names_block_threads_and_place(printed: Callable[[str], dict[str,
     assert (race["blocks"], race["threads"], race["position"]) == ([0, 0], [0, 3], 0)
     (race, *_) = (line for line in printed("races")["two blocks write: wrong"] if "race" in line)
     assert (race["blocks"], race["threads"], race["occurrences"]) == ([0, 1], [0, 0], 64)
+
+
+# The marks of the two accesses that race first.
+BESIDE = {
+    "meetings: none": ("written", "read"),
+    "meetings: of others": ("written", "read"),
+    "messages: not awaited": ("sent", "received"),
+    "messages: early arrival": ("sent", "received"),
+    "ring: no wait for bytes": ("loaded", "summed"),
+    "ring: early arrival": ("summed", "loaded"),
+    "one load: barrier of the block": ("one loaded", "one read"),
+    "stores: no wait": ("stored", "filled"),
+    "stores: too few groups": ("stored", "filled"),
+    "products: no wait for bytes": ("factors loaded", "multiplied"),
+    "products: released in flight": ("multiplied", "factors loaded"),
+}
+
+
+@pytest.mark.parametrize("case", BESIDE)
+def test_a_race_with_work_beside_the_threads_is_found_by_both_of_its_lines(
+    printed: Callable[[str], dict[str, Lines]], case: str
+) -> None:
+    lines = [lines_of("races_beside", mark) for mark in BESIDE[case]]
+    races = [
+        [side["line"] for side in line["race"]]
+        for line in printed("races_beside")[case]
+        if line.get("array") == "launch shared"
+    ]
+    assert [number for (number,) in lines] in races
+    # A load that nobody waits for also races with the next, and a read with a later write.
+    assert {number for race in races for number in race} == {number for (number,) in lines}
+    assert len(races) <= 3
+
+
+def test_kernels_that_wait_for_work_beside_the_threads_are_clean(
+    printed: Callable[[str], dict[str, Lines]],
+) -> None:
+    found = printed("races_beside")
+    assert {name.partition(":")[0] for name in BESIDE} == {name for name in found if ":" not in name}
+    for name, lines in found.items():
+        assert any("race" in line for line in lines) == (name in BESIDE), name
 
 
 # ---- requests -------------------------------------------------------------------------------------------

@@ -80,6 +80,20 @@ def test_softmax_in_place_is_free_of_races() -> None:
     record.raise_races()
 
 
+@pytest.mark.parametrize("operation", ["conv_fprop", "conv_dgrad", "conv_wgrad"])
+def test_products_of_warp_groups_and_copies_beside_them_are_free_of_races(operation: str) -> None:
+    """Each row has more steps than stages, so that copies follow products in every one of them."""
+    problem = ConvProblem(4, 8, 9, 64, 64, 3, 3, padding=(1, 1), precision="bf16")
+    device = get_device("emulator:0")
+    inputs = make_inputs(operation, problem)
+    with counting() as record:
+        rows = [row for row in own_impls(operation, problem, device) if "wgmma" in str(row)]
+        for row in rows:
+            run(operation, problem, device, inputs, impl=row)
+    assert len(rows) >= 6 and len(record.launches) >= len(rows)
+    record.raise_races()
+
+
 # Sectors of global memory for each that is necessary, in rows that load bfloat16s one by one.
 SCALAR_BF16 = 2.0
 
