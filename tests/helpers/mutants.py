@@ -2,9 +2,12 @@
 
 A mutant is one of kernels/*.cu and *.cuh in which, in device code, one thing is missing:
 
-- a barrier (`__syncthreads`, `__syncwarp`), a wait for asynchronous copies or the end of a group of them;
+- a barrier (`__syncthreads`, `__syncwarp`), a wait for asynchronous copies or products, an arrival at a
+  barrier with phases, the start of products, or the end of a group of copies or products;
 - a bounds guard: a comparison by <, <=, > or >=, or with kOutside, that decides in an `if`, a `?:` or a named
   value whether something is read or written. Where several are joined by &&, || or &, each is removed alone.
+
+Further mutants, where something is wrong instead of missing, are in faults.py.
 """
 
 from __future__ import annotations
@@ -17,6 +20,8 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from helpers.faults import FAULTS, Fault
+
 KERNELS = Path(__file__).parents[2] / "kernels"
 EQUIVALENT = Path(__file__).with_suffix(".json")
 # The environment variable that chooses a mutant of switchable kernels by its number.
@@ -24,7 +29,10 @@ CHOICE = "CCONVNET_MUTANT"
 # What a process writes on standard error at its end if it came to the chosen mutant.
 REACHED = "the mutant was reached"
 
-_BARRIER = re.compile(r"__sync(?:threads|warp)\(\);|ptx::(?:wait_for_copies<[^;]*>|close_copy_group)\(\);")
+_BARRIER = re.compile(
+    r"__sync(?:threads|warp)\(\);|ptx::(?:wait_for_copies<[^;]*>|close_(?:copy|product)_group)\(\);"
+    r"|ptx::(?:wait|arrive|arrive_and_expect|start_products|wait_for_products<\d>)\([^;]*\);"
+)
 # A barrier that also combines values of the threads.
 _VOTE = re.compile(r"__syncthreads_or\((\w+)\)")
 _DEVICE = re.compile(r"\b__(?:device|global)__\b")
@@ -67,11 +75,12 @@ class Mutant:
     @property
     def number(self) -> int:
         """Identifies this mutant in switchable kernels: the same as long as its file does not change."""
-        return zlib.crc32(f"{self.file} {self.begin}".encode())
+        return zlib.crc32(f"{self.file} {self.begin} {self.end} {self.replacement}".encode())
 
     def __str__(self) -> str:
         number = self.source.count("\n", 0, self.begin) + 1
-        return f"{self.file}:{number}: {self.key['gone']}"
+        becomes = "" if self.replacement in (";", "true", "false") else f" -> {self.replacement}"
+        return f"{self.file}:{number}: {self.key['gone']}{becomes}"
 
 
 def _closing(source: str, opening: int) -> int:
@@ -181,20 +190,34 @@ inline bool is_mutant(unsigned long number) {{
 """
 
 
+def _switched(text: str, begin: int, end: int, within: list[Mutant]) -> str:
+    """Return the characters begin .. end with a choice of the mutants, some of which are within others."""
+    parts = []
+    while within:
+        outer = within[0]
+        same = [mutant for mutant in within if (mutant.begin, mutant.end) == (outer.begin, outer.end)]
+        inner = [mutant for mutant in within if mutant.begin < outer.end and mutant not in same]
+        assert all(mutant.end <= outer.end for mutant in inner), f"{outer} overlaps others"
+        within = within[len(same) + len(inner) :]
+        gone = _switched(text, outer.begin, outer.end, inner)
+        if gone.rstrip().endswith((";", "}")):
+            choices = [f"if (is_mutant({mutant.number})) {{ {mutant.replacement} }} else " for mutant in same]
+            switch = f"{{ {''.join(choices)}{{ {gone} }} }}"
+        else:
+            choices = [f"is_mutant({mutant.number}) ? {mutant.replacement} : " for mutant in same]
+            switch = f"({''.join(choices)}({gone}))"
+        parts += [text[begin : outer.begin], switch]
+        begin = outer.end
+    return "".join([*parts, text[begin:end]])
+
+
 def switchable(names: Collection[str]) -> dict[Path, str]:
     """Return these files with a choice of mutants at run time, and the header that they need, by path."""
     texts = {Path("kernels/mutants.h"): _SWITCH}
     for name in names:
         text = (KERNELS / name).read_text()
-        for mutant in reversed(mutants()):
-            if mutant.file == name:
-                gone = text[mutant.begin : mutant.end]
-                if gone.endswith(";"):
-                    switch = f"{{ if (!is_mutant({mutant.number})) {gone} }}"
-                else:
-                    switch = f"(is_mutant({mutant.number}) ? {mutant.replacement} : ({gone}))"
-                text = text[: mutant.begin] + switch + text[mutant.end :]
-        texts[Path("kernels") / name] = f'#include "mutants.h"\n#line 1\n{text}'
+        switched = _switched(text, 0, len(text), [mutant for mutant in mutants() if mutant.file == name])
+        texts[Path("kernels") / name] = f'#include "mutants.h"\n#line 1\n{switched}'
     return texts
 
 
@@ -206,6 +229,14 @@ def files() -> list[Path]:
         for path in folder.iterdir()
         if path.suffix in (".cu", ".cuh")
     )
+
+
+def _written(fault: Fault) -> Mutant:
+    source = _text(fault.file)
+    if source.count(fault.text) != 1:
+        raise ValueError(f"{fault.file} contains {source.count(fault.text)} times {fault.text!r}")
+    begin = source.index(fault.text) + fault.text.index(fault.gone)
+    return Mutant(fault.file, begin, begin + len(fault.gone), fault.becomes)
 
 
 @functools.cache
@@ -223,7 +254,8 @@ def mutants() -> list[Mutant]:
             for first, last, replacement in changes:
                 name = str(path.relative_to(KERNELS))
                 found.setdefault((name, first, last), Mutant(name, first, last, replacement))
-    return sorted(found.values(), key=lambda m: (m.file, m.begin))
+    written = [_written(fault) for fault in FAULTS]
+    return sorted([*found.values(), *written], key=lambda m: (m.file, m.begin, -m.end))
 
 
 def equivalents() -> list[dict[str, str]]:

@@ -1,4 +1,4 @@
-"""Mutation tests: every barrier and every bounds guard of the kernels is removed in turn.
+"""Mutation tests: every barrier and bounds guard of the kernels is removed in turn, and more is made wrong.
 
 One emulator is built in which an environment variable chooses the mutant, and the tests of its operations run
 on it in a process of its own. A mutant is caught if they fail or crash. If they pass, they run again with the
@@ -57,6 +57,7 @@ TESTS: dict[str, list[str]] = {
         "(fprop or wgrad) and (rgb or tail or groups) or several_patches or influence or nan_in_a_filter",
     ],
     "gemm/split_reduce.cu": ["test_conv.py"],
+    "gemm/tensor_map.cu": ["test_conv_wgmma.py"],
     "lrn.cu": ["test_lrn.py", EXTREMES],
     "lrn_maxpool.cu": [
         "test_lrn_maxpool.py",

@@ -1,0 +1,180 @@
+"""Faults of the kernels that are more than something missing: mutants for mutants.py, written by hand.
+
+Each is a change of one text, within a line (or several) that is in the file once.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Fault(NamedTuple):
+    """`gone` becomes `becomes` in `text`, which is in the file once."""
+
+    file: str
+    text: str
+    gone: str
+    becomes: str
+
+
+def _faults(file: str, *changes: tuple[str, str, str]) -> list[Fault]:
+    return [Fault(file, *change) for change in changes]
+
+
+FAULTS = [
+    *_faults(
+        "gemm/wgmma_tile.cuh",
+        # Barriers: phases, bytes and threads.
+        ("ptx::wait(memory.empty[turn.stage], turn.parity ^ 1);", "turn.parity ^ 1", "turn.parity"),
+        ("ptx::wait(memory.full[turn.stage], turn.parity);", "turn.parity", "turn.parity ^ 1"),
+        ("stage = 0, parity ^= 1;", "parity ^= 1", "parity"),
+        ("Memory::STAGE_BYTES);", "Memory::STAGE_BYTES", "Memory::STAGE_BYTES - 16"),
+        ("Memory::STAGE_BYTES);", "Memory::STAGE_BYTES", "Memory::STAGE_BYTES + 16"),
+        ("init_barrier(memory.full[stage], 1)", "1", "2"),
+        ("init_barrier(memory.empty[stage], Tile::GROUPS * 4)", "Tile::GROUPS * 4", "Tile::GROUPS * 4 - 1"),
+        ("init_barrier(memory.empty[stage], Tile::GROUPS * 4)", "Tile::GROUPS * 4", "Tile::GROUPS * 4 + 1"),
+        ("if (step > 0 && lane == 0) ptx::arrive", "lane == 0", "true"),
+        ("if (step > 0 && lane == 0) ptx::arrive(memory.empty[before]);", "before", "turn.stage"),
+        ("threadIdx.x / 32 == Tile::GROUPS * 4 &&", "threadIdx.x / 32 == Tile::GROUPS * 4", "true"),
+        # Products in flight.
+        (
+            "ptx::wait_for_products<1>(sums);",
+            "ptx::wait_for_products<1>(sums);",
+            "ptx::wait_for_products<2>(sums);",
+        ),
+        (
+            "ptx::wait_for_products<0>(sums);",
+            "ptx::wait_for_products<0>(sums);",
+            "ptx::wait_for_products<1>(sums);",
+        ),
+        # Factors: the fields of a descriptor, where k and rows are.
+        (
+            "return ptx::factor<SWIZZLE>(first, 8 * LINE_BYTES, SLAB * LINE_BYTES);",
+            "return ptx::factor<SWIZZLE>(first, 8 * LINE_BYTES, SLAB * LINE_BYTES);",
+            "return ptx::factor<SWIZZLE>(first, SLAB * LINE_BYTES, 8 * LINE_BYTES);",
+        ),
+        (
+            "return ptx::factor<SWIZZLE>(first, 8 * LINE_BYTES, SLAB * LINE_BYTES);",
+            "return ptx::factor<SWIZZLE>(first, 8 * LINE_BYTES, SLAB * LINE_BYTES);",
+            "return ptx::factor<Swizzle::none>(first, 8 * LINE_BYTES, SLAB * LINE_BYTES);",
+        ),
+        (
+            "return ptx::factor<SWIZZLE>(first, 8 * LINE_BYTES, SLAB * LINE_BYTES);",
+            "SLAB * LINE_BYTES",
+            "SLAB * LINE_BYTES / 2",
+        ),
+        ("ALONG_K ? at + row * LINE + k :", "row * LINE + k", "row * LINE"),
+        (": at + row / LINE * (SLAB * LINE) + k * LINE;", "k * LINE", "k * LINE / 2"),
+        (": at + row / LINE * (SLAB * LINE) + k * LINE;", "row / LINE * (SLAB * LINE)", "0"),
+        ("stage.b[slab].factor(0, k)", "stage.b[slab].factor(0, k)", "stage.b[slab].factor(0, 0)"),
+        ("stage.b[slab].factor(0, k)", "slab", "0"),
+        (
+            "factor((i * Tile::GROUPS + group) * 64, k)",
+            "(i * Tile::GROUPS + group) * 64",
+            "(i + group * Tile::PRODUCTS_M) * 64",
+        ),
+        ("factor((i * Tile::GROUPS + group) * 64, k)", "group", "0"),
+        ("++i, k += Tile::SLAB)", "k += Tile::SLAB", "k += Tile::SLAB / 2"),
+        # The sums' places.
+        ("row = lane / 4 + j % 2 * 8", "j % 2", "(j + 1) % 2"),
+        ("j / 2 * 8 + lane % 4 * 2;", "lane % 4 * 2", "lane % 4"),
+        ("part * (Epilogue::WARP_N / 2) + 2 * j", "part * (Epilogue::WARP_N / 2)", "0"),
+        ("of.m += i * Tile::GROUPS * 64;", "i * Tile::GROUPS * 64", "i * 64"),
+        ("of.n += part * Epilogue::WARP_N;", "part * Epilogue::WARP_N", "0"),
+        ("sums[i][j] = 0.0f;", "sums[i][j] = 0.0f;", ";"),
+    ),
+    *_faults(
+        "conv_wgmma.cu",
+        # What the maps say.
+        ("{Tile::SLAB, Tile::BLOCK_N}, swizzle);", "swizzle", "Swizzle::none"),
+        ("Memory::SlabA::SWIZZLE);\n  const uint64_t tap", "Memory::SlabA::SWIZZLE", "Swizzle::none"),
+        (
+            "windows_of(problem, LINE, Tile::SLAB), Memory::SlabB::SWIZZLE",
+            "Memory::SlabB::SWIZZLE",
+            "Swizzle::none",
+        ),
+        (
+            "pad_h,\n          problem.pad_w - (problem.s - 1) * problem.dilation_w,",
+            "(problem.s - 1) * problem.dilation_w",
+            "(problem.s - 1)",
+        ),
+        (
+            "problem.pad_h - (problem.r - 1) * problem.dilation_h,\n          problem.stride_w",
+            "(problem.r - 1) * problem.dilation_h",
+            "(problem.r - 1)",
+        ),
+        (
+            "          problem.stride_w,\n          problem.stride_h,\n",
+            "problem.stride_w",
+            "problem.stride_h",
+        ),
+        ("matrix(args.dy, bytes, size.k, problem.k)", "size.k", "size.k + 64"),
+        # fprop.
+        (
+            "{n, p * args.problem.stride_h - args.problem.pad_h,",
+            "p * args.problem.stride_h",
+            "p * args.problem.stride_w",
+        ),
+        (
+            "static_cast<int>(block.batch) * args.c_per_group,\n            static_cast<int>(block",
+            "static_cast<int>(block.batch) * args.c_per_group",
+            "0",
+        ),
+        (
+            "static_cast<int>(block.batch * args.k_per_group + block.n)",
+            "block.batch * args.k_per_group",
+            "0u",
+        ),
+        ("barrier, at.first_channel + c, at.w, at.h,", "at.first_channel + c", "at.first_channel"),
+        (
+            "inside ? at.n : args.problem.n, s * args.problem.dilation_w,",
+            "inside ? at.n : args.problem.n",
+            "at.n",
+        ),
+        (
+            "inside ? at.n : args.problem.n, s * args.problem.dilation_w,",
+            "s * args.problem.dilation_w",
+            "r * args.problem.dilation_w",
+        ),
+        (
+            "                      r * args.problem.dilation_h);",
+            "r * args.problem.dilation_h",
+            "s * args.problem.dilation_h",
+        ),
+        # dgrad.
+        (
+            "h + problem.pad_h - (problem.r - 1) * problem.dilation_h,\n            w",
+            "problem.dilation_h",
+            "1",
+        ),
+        ("at.first_filter + channel, at.q, at.p,", "at.first_filter + channel", "at.first_filter"),
+        (
+            "inside ? at.n : problem.n, (problem.s - 1 - s) * problem.dilation_w,",
+            "inside ? at.n : problem.n",
+            "at.n",
+        ),
+        ("(problem.s - 1 - s) * problem.dilation_w", "problem.s - 1 - s", "s"),
+        ("(problem.r - 1 - r) * problem.dilation_h", "problem.r - 1 - r", "r"),
+        ("barrier, at.first_channel + i, tap,\n", "at.first_channel + i", "at.first_channel"),
+        ("                    at.first_filter + channel);", "at.first_filter", "0"),
+        # wgrad.
+        ("at.first_filter + i, static_cast<int>(k)", "at.first_filter + i", "at.first_filter"),
+        (
+            "return {static_cast<int>(block.batch * args.k_per_group + block.m)",
+            "block.batch * args.k_per_group",
+            "0u",
+        ),
+        ("barrier, at.first_channel + c, w, h,", "at.first_channel + c", "c"),
+        ("h = p * problem.stride_h - problem.pad_h, w =", "p * problem.stride_h", "p * problem.stride_w"),
+        (
+            "inside ? n : problem.n, s * problem.dilation_w, r * problem.dilation_h",
+            "s * problem.dilation_w",
+            "r * problem.dilation_w",
+        ),
+        (
+            "inside ? n : problem.n, s * problem.dilation_w, r * problem.dilation_h",
+            "r * problem.dilation_h",
+            "r * problem.dilation_w",
+        ),
+    ),
+]
