@@ -143,11 +143,23 @@ def _conjuncts(source: str, begin: int, end: int) -> Iterator[tuple[int, int]]:
     yield start, end
 
 
+def _end_of_argument(source: str, i: int) -> int:
+    """Return the index of the comma or bracket behind an argument, from an index within it."""
+    while source[i] not in ",)":
+        i = _closing(source, i) + 1 if source[i] in "([{" else i + 1
+    return i
+
+
 def _guards(source: str, begin: int, end: int, opened: str) -> Iterator[tuple[int, int, str]]:
     """Find each comparison of the condition that looks like a bound, with the value that removes it."""
     for first, last in _conjuncts(source, begin, end):
-        text = source[first:last]
-        if _ORDER.search(text):
+        if order := _ORDER.search(source, first, last):
+            opening = _unclosed(source[first : order.start()])
+            if opening and re.match(r"[\w>]\(", source[first + opening - 2 :]):
+                # An argument of a call, whose value is not a condition.
+                first += opening
+                last = _end_of_argument(source, order.end())
+            text = source[first:last]
             stripped = text.strip()
             first += len(text) - len(text.lstrip())
             yield first, first + len(stripped), opened
