@@ -428,6 +428,12 @@ $(BUILD)/cuda/%.o: kernels/%.cu $(BUILD)/cuda/flags
 $(BUILD)/bindings/%.o: bindings/%.cpp $(BUILD)/bindings/flags
 	@echo "$(STEP) c++   $<"; $(CXX_ALL) $(BINDINGS_FLAGS) $(PYTHON_INCLUDES) -c $< -o $@
 
+# Compiled anew when any kernel changes: proofs of rows by a GPU are of the kernels with this digest.
+$(BUILD)/bindings/core/digest.o: kernels/core/digest.cpp $(wildcard kernels/*.* kernels/core/* kernels/gemm/*) \
+    tools/kernel_digest.py $(BUILD)/bindings/flags
+	@mkdir -p $(@D); echo "$(STEP) c++   $<"; digest=$$($(call quoted,$(PYTHON)) tools/kernel_digest.py) && \
+	    $(CXX_ALL) $(BINDINGS_FLAGS) -DCCONVNET_KERNEL_DIGEST="\"$$digest\"" -c $< -o $@
+
 $(BUILD)/bindings/core/%.o: kernels/core/%.cpp $(BUILD)/bindings/flags
 	@mkdir -p $(@D); echo "$(STEP) c++   $<"; $(CXX_ALL) $(BINDINGS_FLAGS) -c $< -o $@
 

@@ -1,5 +1,5 @@
 // Results of a GPU's instructions, on a GPU or in the emulator, for comparison. Each check runs one wrapper
-// of ptx.cuh, or one device function that the kernels use, on given inputs and prints the resulting words.
+// of ptx.cuh, barriers.cuh, copy_engine.cuh or wgmma.cuh, or one device function that the kernels use, on given inputs and prints the resulting words.
 //
 // This file is compiled twice: by nvcc for a GPU, and by a host compiler, where the wrappers' lane-level
 // references and the emulator's functions run instead. conformance.py builds both and compares their lines.
@@ -7,8 +7,8 @@
 //
 //   conformance [--list] [--device N] [--schedule forward|reverse|random] [check...]
 //
-// A line: {"check": name, "exact": whether all words must be equal, "float": whether they are floats,
-//          "words": "hexadecimal"}
+// A line: {"check": name, "of": the one architecture that has the instruction, or nothing,
+//          "exact": whether all words must be equal, "float": whether they are floats, "words": "hexadecimal"}
 // Results of floating-point arithmetic are printed with one NaN for all, since its bits are unspecified.
 // Inputs of checks that must be exact have exact sums. The other checks measure in which order tensor cores
 // add, how many bits they keep meanwhile, and the errors of approximations.
@@ -22,6 +22,7 @@
 #include "conformance/functions.cuh"
 #include "conformance/products.cuh"
 #include "conformance/threads.cuh"
+#include "conformance/warp_groups.cuh"
 #include "conformance/words.cuh"
 #include "core/larger.h"
 #include "core/philox.h"
@@ -32,6 +33,7 @@ struct Check {
   const char* name;
   bool exact, floats;
   std::function<Words()> run;
+  const char* of = "";
 };
 
 constexpr bool EXACT = true, MEASURED = false, WORDS = false, FLOATS = true;
@@ -107,6 +109,45 @@ std::vector<Check> all_checks() {
   };
 }
 
+// Of compute capability 9.0 alone.
+std::vector<Check> warp_group_checks() {
+  std::vector<Check> checks = {
+      {"init_barrier, arrive, wait", EXACT, WORDS, of_phases},
+      {"arrive_and_expect, prefetch_map: a ring of stages", EXACT, WORDS, of_ring},
+      {"meet", EXACT, WORDS, of_meetings},
+      {"is_elected", EXACT, WORDS, of_elections},
+      {"give_registers, take_registers", EXACT, FLOATS, of_registers},
+      {"load_box", EXACT, WORDS, [] { return loaded_boxes(Swizzle::none); }},
+      {"load_box, lines of 32 bytes swizzled", EXACT, WORDS, [] { return loaded_boxes(Swizzle::bytes_32); }},
+      {"load_box, lines of 64 bytes swizzled", EXACT, WORDS, [] { return loaded_boxes(Swizzle::bytes_64); }},
+      {"load_box, lines of 128 bytes swizzled", EXACT, WORDS,
+       [] { return loaded_boxes(Swizzle::bytes_128); }},
+      {"load_box of 3 dimensions", EXACT, WORDS, loaded_boxes_of_3},
+      {"load_windows", EXACT, WORDS, loaded_windows_of_all},
+      {"store_box", EXACT, WORDS, [] { return stored_boxes(Swizzle::none); }},
+      {"store_box, lines of 32 bytes swizzled", EXACT, WORDS, [] { return stored_boxes(Swizzle::bytes_32); }},
+      {"store_box, lines of 64 bytes swizzled", EXACT, WORDS, [] { return stored_boxes(Swizzle::bytes_64); }},
+      {"store_box, lines of 128 bytes swizzled", EXACT, WORDS,
+       [] { return stored_boxes(Swizzle::bytes_128); }},
+      {"start_product, lines of 32 bytes", EXACT, FLOATS, exact_products_along_k<bfloat16, 32>},
+      {"start_product, lines of 64 bytes", EXACT, FLOATS, exact_products_along_k<bfloat16, 64>},
+      {"start_product, lines of 128 bytes", EXACT, FLOATS, exact_products_along_k<bfloat16, 128>},
+      {"start_product across k, lines of 32 bytes", EXACT, FLOATS, exact_products_across_k<32>},
+      {"start_product across k, lines of 64 bytes", EXACT, FLOATS, exact_products_across_k<64>},
+      {"start_product across k, lines of 128 bytes", EXACT, FLOATS, exact_products_across_k<128>},
+      {"start_product of floats, lines of 32 bytes", EXACT, FLOATS, exact_products_along_k<float, 32>},
+      {"start_product of floats, lines of 128 bytes", EXACT, FLOATS, exact_products_along_k<float, 128>},
+      {"start_product of 32 to 256 columns", EXACT, FLOATS, exact_products_of_all_columns},
+      // No kernel reads factors without a swizzle.
+      {"start_product without a swizzle", MEASURED, FLOATS, exact_products_along_k<bfloat16, 16>},
+      {"start_product across k without a swizzle", MEASURED, FLOATS, exact_products_across_k<16>},
+      {"start_product, rounded sums", MEASURED, FLOATS, real_warp_group_products<bfloat16>},
+      {"start_product of floats, rounded sums", MEASURED, FLOATS, real_warp_group_products<float>},
+  };
+  for (Check& check : checks) check.of = "sm_90a";
+  return checks;
+}
+
 void select_device(int device) {
 #ifdef __CUDACC__
   CCONVNET_CHECK(cudaSetDevice(device));
@@ -128,8 +169,8 @@ void select_schedule(const std::string& name) {
 }
 
 void print(const Check& check, const Words& words) {
-  std::printf("{\"check\": \"%s\", \"exact\": %s, \"float\": %s, \"words\": \"", check.name,
-              check.exact ? "true" : "false", check.floats ? "true" : "false");
+  std::printf("{\"check\": \"%s\", \"of\": \"%s\", \"exact\": %s, \"float\": %s, \"words\": \"", check.name,
+              check.of, check.exact ? "true" : "false", check.floats ? "true" : "false");
   for (uint32_t word : words) std::printf("%08x", word);
   std::printf("\"}\n");
   std::fflush(stdout);
@@ -150,7 +191,11 @@ int run(int argc, char** argv) {
       wanted.push_back(word);
     }
   }
-  for (const Check& check : all_checks()) {
+  std::vector<Check> checks = all_checks();
+  if (has_warp_groups()) {
+    for (Check& check : warp_group_checks()) checks.push_back(std::move(check));
+  }
+  for (const Check& check : checks) {
     bool chosen = wanted.empty();
     for (const std::string& name : wanted) chosen = chosen || name == check.name;
     if (!chosen) continue;

@@ -3,10 +3,11 @@
     python benchmarks/conformance.py --device cuda:0 --json conformance.jsonl
 
 Builds conformance.cu for the GPU and for the emulator, runs both and compares every word. It covers each
-wrapper of kernels/core/ptx.cuh and the device functions that kernels use. A printed line is a check: its
-number of words, the number that differ, and the first of those. Checks in brackets are measured, not
-required: approximations, and the rounding of sums in tensor cores. Their largest difference is given in units
-in the last place (ulp).
+wrapper of kernels/core/ptx.cuh, barriers.cuh, copy_engine.cuh and wgmma.cuh, and the device functions that
+kernels use. Checks of instructions that the GPU lacks are left out. A printed line is a check: its number of
+words, the number that differ, and the first of those. Checks in brackets are measured, not required:
+approximations, the rounding of sums in tensor cores, and what no kernel uses. Their largest difference is
+given in units in the last place (ulp).
 
 With ``--device emulator:0`` the emulator is compared with itself under another order of threads.
 Exit codes: 0 if every required word is equal, 1 if any is not, 2 if nothing could be compared.
@@ -50,12 +51,14 @@ class Answer:
         floats: Whether words are floats.
         words: The words; None if the check failed, as `failure` says.
         failure: The reason of a failure.
+        of: The one architecture that has the instruction, such as ``sm_90a``; empty if all have it.
     """
 
     exact: bool
     floats: bool
     words: Words | None
     failure: str = ""
+    of: str = ""
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,7 @@ class Comparison:
         words: Found and expected words, in hexadecimal, of a short check that is measured and differs: those
             of tensor cores show how they round.
         failure: Why nothing was compared; empty if it was.
+        of: The one architecture that has the instruction; empty if all have it.
     """
 
     check: str
@@ -85,6 +89,7 @@ class Comparison:
     mean_ulp: float | None = None
     words: dict[str, str] | None = None
     failure: str = ""
+    of: str = ""
 
     @property
     def holds(self) -> bool:
@@ -118,10 +123,10 @@ def compare(check: str, found: Answer, expected: Answer) -> Comparison:
     """Compare the words of a check on a device with the expected ones."""
     if found.words is None or expected.words is None:
         failure = found.failure or f"the emulator: {expected.failure}"
-        return Comparison(check, expected.exact, 0, 0, failure=failure)
+        return Comparison(check, expected.exact, 0, 0, failure=failure, of=expected.of)
     if found.words.shape != expected.words.shape:
         failure = f"{found.words.size} words, not {expected.words.size}"
-        return Comparison(check, expected.exact, 0, 0, failure=failure)
+        return Comparison(check, expected.exact, 0, 0, failure=failure, of=expected.of)
     differ = found.words != expected.words
     first, largest, mean = None, None, None
     if differ.any():
@@ -136,7 +141,17 @@ def compare(check: str, found: Answer, expected: Answer) -> Comparison:
     words = None
     if first and not expected.exact and found.words.size <= MOST_WORDS:
         words = {"found": _hex(found.words), "expected": _hex(expected.words)}
-    return Comparison(check, expected.exact, found.words.size, int(differ.sum()), first, largest, mean, words)
+    return Comparison(
+        check,
+        expected.exact,
+        found.words.size,
+        int(differ.sum()),
+        first,
+        largest,
+        mean,
+        words,
+        of=expected.of,
+    )
 
 
 def _hex(words: Words) -> str:
@@ -146,10 +161,11 @@ def _hex(words: Words) -> str:
 # ---- running --------------------------------------------------------------------------------------------
 
 
-def listed(program: Path) -> list[str]:
-    """Return the names of a program's checks."""
-    done = subprocess.run([program, "--list"], capture_output=True, text=True, check=True, timeout=SECONDS)
-    return done.stdout.splitlines()
+def listed(program: Path, options: Sequence[str] = ()) -> list[str] | None:
+    """Return the names of the checks that a program can run; None if it cannot tell, as without a driver."""
+    words = [program, *options, "--list"]
+    done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=SECONDS)
+    return done.stdout.splitlines() if done.returncode == 0 else None
 
 
 def answers(program: Path, checks: Sequence[str], options: Sequence[str]) -> Iterator[tuple[str, Answer]]:
@@ -173,7 +189,7 @@ def answers(program: Path, checks: Sequence[str], options: Sequence[str]) -> Ite
         for line in lines:
             value = json.loads(line)
             words = np.frombuffer(bytes.fromhex(value["words"]), ">u4").astype(np.uint32)
-            yield value["check"], Answer(value["exact"], value["float"], words)
+            yield value["check"], Answer(value["exact"], value["float"], words, of=value.get("of", ""))
             left.remove(value["check"])
         if not left:
             return
@@ -198,9 +214,9 @@ def run(device: str, archs: str | None, out: TextIO | None) -> int:
     kind = programs.kind_of(device)
     built = _build(device, archs)
     build_seconds = time.monotonic() - begin
-    checks = listed(built["emulator"])
-    expected = dict(answers(built["emulator"], checks, []))
     options = ["--device", str(programs.ordinal_of(device))] if kind == "cuda" else ["--schedule", "random"]
+    checks = listed(built[kind], options) or listed(built["emulator"]) or []
+    expected = dict(answers(built["emulator"], checks, []))
     failed = []
 
     def write(value: dict[str, Any]) -> None:

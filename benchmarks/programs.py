@@ -19,6 +19,8 @@ from tools.compile_settings import find_nvcc, gencode, present_archs  # noqa: E4
 FOLDER = ROOT / "build" / "programs"
 KINDS = ("cuda", "emulator")
 NVCC_FLAGS = ["-std=c++17", "-O3", "-lineinfo", "-cudart=static", "-Werror=all-warnings"]
+# Files of kernels/ that a program is linked with.
+MORE_SOURCES = {"conformance": ("gemm/tensor_map.cu",)}
 CXX_FLAGS = ["-std=c++17", "-O2", "-Wall", "-Wextra", "-Wno-unknown-pragmas", "-DCCONVNET_EMULATOR"]
 
 
@@ -47,7 +49,8 @@ def ordinal_of(device: str) -> int:
 
 def command(source: Path, kind: str, program: Path, archs: str | None = None) -> list[str]:
     """Return the command that builds a program for `archs` such as "80 90a", or for the present GPUs."""
-    common = [f"-I{ROOT / 'kernels'}", "-o", str(program), str(source)]
+    more = (str(ROOT / "kernels" / name) for name in MORE_SOURCES.get(source.stem, ()))
+    common = [f"-I{ROOT / 'kernels'}", "-o", str(program), str(source), *more]
     if kind == "emulator":
         compiler = shlex.split(os.environ.get("CXX", "g++"))
         return [*compiler, *CXX_FLAGS, *shlex.split(os.environ.get("CXXFLAGS", "")), "-x", "c++", *common]
@@ -59,7 +62,8 @@ def command(source: Path, kind: str, program: Path, archs: str | None = None) ->
         raise CannotBuild(
             "no GPU was found to build for: nvidia-smi lists none; CCONVNET_ARCHS=90a names one"
         )
-    return [str(nvcc), *NVCC_FLAGS, *shlex.split(gencode(archs)), *common]
+    named = f'-DCCONVNET_ARCHS="{archs}"'
+    return [str(nvcc), *NVCC_FLAGS, named, *shlex.split(gencode(archs)), *common]
 
 
 def build(source: Path, kind: str, archs: str | None = None, folder: Path = FOLDER) -> Path:

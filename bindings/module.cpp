@@ -3,10 +3,13 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <string>
+#include <vector>
 
 #include "call.h"
 #include "core/names.h"
+#include "core/proofs.h"
 
 #ifdef CCONVNET_EMULATOR
 #include "emulator/emulator.h"
@@ -39,6 +42,12 @@ bool serves_named(const std::string& precision, int device) {
   return serves(from_name(kPrecisions, "precision", precision), device);
 }
 
+std::vector<std::string> unproven_rows() {
+  std::vector<std::string> rows = rows_to_prove();
+  rows.erase(std::remove_if(rows.begin(), rows.end(), is_proven), rows.end());
+  return rows;
+}
+
 #ifdef CCONVNET_EMULATOR
 void set_schedule(const std::string& schedule, uint64_t seed) {
   using emulator::Schedule;
@@ -58,6 +67,9 @@ PYBIND11_MODULE(CCONVNET_MODULE, m) {
   m.def("serves", &serves_named, "precision"_a, "device"_a = 0);
   m.def("build_kind", &build_kind);
   m.def("build_info", &build_info);
+  m.def("rows_to_prove", &rows_to_prove);
+  m.def("kernel_digest", &kernel_digest);
+  m.def("unproven_rows", &unproven_rows);
   m.def("prove_rows", &prove_rows, "rows"_a);
 #ifdef CCONVNET_EMULATOR
   m.def("set_schedule", &set_schedule, "Set the order in which threads and blocks of later launches run.",

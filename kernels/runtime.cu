@@ -1,6 +1,8 @@
-// Copies between devices, and the description of the build: its kind, its compilers and the precisions it
-// serves. No kernels.
+// Copies between devices, and the description of the build: its kind, its compilers, the precisions it serves and the
+// rows that a GPU is to prove. No kernels.
 #include "core/launch.cuh"
+#include "core/proofs.h"
+#include "gemm/implicit_gemm.cuh"
 
 #define CCONVNET_TEXT(...) #__VA_ARGS__
 #define CCONVNET_EXPANDED_TEXT(...) CCONVNET_TEXT(__VA_ARGS__)
@@ -45,6 +47,17 @@ std::string build_info() {
   info += ", host compiler " __VERSION__;
 #endif
   return info;
+}
+
+std::vector<std::string> rows_to_prove() {
+  std::vector<std::string> names;
+  const auto add = [&](const auto& rows) {
+    for (const auto& row : rows) {
+      if (row.needs_proof) names.push_back(row.name);
+    }
+  };
+  add(wgmma_fprop_rows()), add(wgmma_dgrad_rows()), add(wgmma_wgrad_rows());
+  return names;
 }
 
 bool serves(Precision precision, int device) {

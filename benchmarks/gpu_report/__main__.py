@@ -74,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
             signal.signal(number, stop)
         options.folder.mkdir(parents=True, exist_ok=True)
-        for name in WRITTEN:
+        for name in (*WRITTEN, *(path.name for path in summary.proofs(options.folder))):
             (options.folder / name).unlink(missing_ok=True)
         report = Report(options.folder, every, seconds, summarize=summary.write)
         try:

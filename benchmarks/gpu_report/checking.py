@@ -1,4 +1,4 @@
-"""Parts that check: conformance, the smoke test, tests, a training, and sanitizers."""
+"""Parts that check: conformance, proofs of rows, the smoke test, tests, a training, and sanitizers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from gpu_report.building import compile_jobs, make
 from gpu_report.measuring import end_peers, script
 from gpu_report.running import LOG, ROOT, Absent, Command, Run, python
-from gpu_report.settings import FEW_THREADS, MACHINE, RESTARTS, SMOKE, TESTS, Settings, cores
+from gpu_report.settings import FEW_THREADS, MACHINE, PROVEN, RESTARTS, SMOKE, TESTS, Settings, cores
 
 AFTER_BUILD = 25  # seconds for peers to continue with the first network after the build
 PROCESSES = 8  # of the smoke test, at most
@@ -51,6 +51,17 @@ def conformance(settings: Settings, run: Run) -> None:
         run.wait(settings.conformance or run.start(script("conformance.py", settings, out)))
     finally:
         run.keep(out, MACHINE, what="conformance")
+
+
+def proof(settings: Settings, run: Run) -> None:
+    """Prove the rows that are chosen by themselves only where a GPU has proven them; later parts use them."""
+    settings.need_modules()
+    end_peers(settings, run, 0)
+    script = str(ROOT / "benchmarks" / "gpu_report" / "proving.py")
+    files = ["--machine", str(run.folder / MACHINE), "--out", str(run.folder)]
+    few = [] if settings.on_gpu else ["--only", "256x64x64"]
+    run.do(python(script, settings.device, *files, *few, **FEW_THREADS))
+    os.environ[PROVEN] = str(run.folder)
 
 
 def smoke(settings: Settings, run: Run) -> None:

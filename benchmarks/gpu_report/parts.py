@@ -17,6 +17,7 @@ def parts(settings: Settings) -> list[Part]:
         part("machine", 60, building.machine, 5),
         part("build", 200, building.build),
         part("conformance", 40, checking.conformance, 15),
+        part("proof", 60, checking.proof, 20),
         part("smoke", 75, checking.smoke, 30),
         part("tests", 135, checking.tests("tests"), 30),
         part("kernels", 150, measuring.kernels, 60),

@@ -12,6 +12,8 @@ from gpu_report.running import Absent, Running
 SMOKE, TESTS, KERNELS, STEP, MACHINE, CONSTANTS = (
     "smoke.log", "tests.log", "kernels.jsonl", "step.jsonl", "machine.jsonl", "constants.json",
 )  # fmt: skip
+# Names the folder of proofs beside the package's own; cconvnet/devices/proofs.py.
+PROVEN = "CCONVNET_PROVEN"
 # Networks whose kernels are measured, with their batches: in this order, while time remains.
 BATCHES = {"alexnet": 128, "resnet50": 64, "vgg16": 32}
 # Environment of processes of which many run at once, each with small products on the host.

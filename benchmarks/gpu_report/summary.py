@@ -30,6 +30,7 @@ def write(folder: Path) -> str:
         list(_smoke(_text(folder / SMOKE))),
         list(_tests(_text(folder / TESTS))),
         list(_conformance(machine)),
+        list(_proofs(folder)),
         list(_sanitizer(_text(folder / LOG))),
         list(_step(results)),
         [trouble] if trouble else [],
@@ -131,6 +132,19 @@ def _conformance(machine: list[dict[str, Any]]) -> Iterator[str]:
             yield f"calibration: {count} measurements {why}".rstrip()
             if shown:
                 yield "  " + "; ".join(shown)
+
+
+def proofs(folder: Path) -> list[Path]:
+    """Return the files of proofs in a report's folder, each named after its architecture."""
+    return sorted(path for name in ("sm_*.json", "emulator.json") for path in folder.glob(name))
+
+
+def _proofs(folder: Path) -> Iterator[str]:
+    for path in proofs(folder):
+        found = read_json(path) or {}
+        proven, failed = found.get("rows", {}), found.get("failed", {})
+        yield f"proof: {len(proven)} of {len(proven) + len(failed)} rows proven on {path.stem}"
+        yield from (f"  FAILED {row}: {why[:200]}" for row, why in list(failed.items())[:FAILURES])
 
 
 def _sanitizer(text: str) -> Iterator[str]:

@@ -148,9 +148,9 @@ def kernels(
         ``how`` ("graph", or why the call could not be captured and was timed itself), ``launch_seconds`` (the
         host's time for one call) and ``called_seconds`` (the device's time for a call without graph). A row
         whose result is wrong contains ``wrong`` instead. ``trained`` is false in rows that training does not
-        compute, because it computes the layer in another form. ``same`` contains the names of further layers
-        with the row's problem. ``summary`` contains the geometric means of the ratios, without rows that are
-        not trained.
+        compute, because it computes the layer in another form. ``unproven`` is true for a kernel that this
+        GPU is to prove yet. ``same`` contains the names of further layers with the row's problem. ``summary``
+        contains the geometric means of the ratios, without rows that are not trained.
 
     Raises:
         ValueError: The text names the argument.
@@ -265,8 +265,8 @@ def _measure(
 
 
 def launched(plan: Mapping[str, Any]) -> dict[str, Any]:
-    """Return how a plan's work is started and what that costs, if the plan says so."""
-    return {key: plan[key] for key in ("how", "launch_seconds", "called_seconds") if key in plan}
+    """Return how a plan's work is started, what that costs, and whether it is unproven, if it says so."""
+    return {key: plan[key] for key in ("unproven", "how", "launch_seconds", "called_seconds") if key in plan}
 
 
 def column_name(peer: str, column: str) -> str:
@@ -417,7 +417,7 @@ class Table:
         for peer in self._peers:
             found = row["peers"].get(peer, {})
             cells.append(f"{found['ratio']:.2f}" if "ratio" in found else "-")
-        yield self._line([*cells, row["kernel"]])
+        yield self._line([*cells, row["kernel"] + (" (unproven)" if row.get("unproven") else "")])
         if row.get("how", GRAPH) != GRAPH:
             yield f"    {row['how']}"
         for peer, found in row["peers"].items():

@@ -9,6 +9,7 @@ The modules, in the order of reading:
     modules: loads the compiled module, or NumPy's, of a kind of device.
     numpy_module: the functions of ``kernels/api.h``, computed by the NumPy reference.
     device: the base class, which serves devices without streams.
+    proofs: which kernels a GPU of an architecture has proven.
     cuda: GPUs, with streams, events, pinned memory and copies between devices.
     registry: devices by name.
     counting: memory accesses and races of kernels in the emulator.

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from cconvnet.devices.device import Device, Feed, Transfer
+from cconvnet.devices.proofs import open_proven_rows
 from cconvnet.errors import DeviceUnavailable
 from cconvnet.system.installation import pip_install
 
@@ -53,6 +54,7 @@ class CudaDevice(Device):
             properties = cupy.cuda.runtime.getDeviceProperties(self.ordinal)
         self.stream = int(self._stream.ptr)
         self.reason = f"{properties['name'].decode()}, {self.reason}"
+        open_proven_rows(self.module, (properties["major"], properties["minor"]))
         self._entered: list[Any] = []
         self._staged: list[tuple[Any, Any]] = []  # host arrays that copies to the GPU may still read
 

@@ -9,6 +9,7 @@ from typing import Literal
 
 import cconvnet
 from cconvnet.devices.modules import build_command
+from cconvnet.devices.proofs import archs_of, runs_on
 from cconvnet.doctor.survey import PACKAGES, Facts, Gpu, survey
 from cconvnet.system.installation import pip_install, rebuild
 
@@ -52,7 +53,7 @@ def examine(facts: Facts | None = None) -> list[Finding]:
         The findings in reading order.
     """
     facts = facts or survey()
-    judges = (_system, _processor, _memory, _disk, _gpus, _toolkit, _modules, _devices, _packages)
+    judges = (_system, _processor, _memory, _disk, _gpus, _toolkit, _modules, _rows, _devices, _packages)
     return [finding for judge in judges for finding in judge(facts)]
 
 
@@ -145,7 +146,7 @@ def _gpus(facts: Facts) -> Iterator[Finding]:
         yield Finding("driver", "problem", text, fix)
     else:
         yield Finding("driver", "ok", text)
-    archs = _archs_of(facts.modules.get("cuda"))
+    archs = archs_of(facts.modules.get("cuda"))
     for index, gpu in enumerate(facts.gpus):
         yield _gpu(f"gpu {index}", gpu, archs)
 
@@ -157,7 +158,7 @@ def _gpu(what: str, gpu: Gpu, archs: list[str] | None) -> Finding:
         least = ".".join(map(str, _PORTABLE))
         fix = "train on the CPU: --device cpu:0"
         return Finding(what, "problem", f"{about}; {least} or newer is needed", fix)
-    if archs is None or any(_runs_on(arch, gpu.capability) for arch in archs):
+    if archs is None or any(runs_on(arch, gpu.capability) for arch in archs):
         return Finding(what, "ok", about)
     # From Hopper on, some instructions exist only under the chip's architecture-specific name.
     wanted = f"{major}{minor}{'a' if gpu.capability == (9, 0) else ''}"
@@ -169,27 +170,9 @@ def _gpu(what: str, gpu: Gpu, archs: list[str] | None) -> Finding:
     return Finding(what, "problem", f"{about}; this package was built only for {' '.join(archs)}", fix)
 
 
-def _runs_on(arch: str, capability: tuple[int, int]) -> bool:
-    """Return whether machine code for an architecture such as 80 or 90a runs on a GPU.
-
-    Code runs on later minor versions of the same major version. An "a" restricts it to its own version.
-    Source: CUDA programming guide, "Binary Compatibility".
-    """
-    found = re.fullmatch(r"(\d+)(\d)(a?)", arch)
-    if found is None:
-        return False
-    own = (int(found[1]), int(found[2]))
-    return own == capability if found[3] else own[0] == capability[0] and own[1] <= capability[1]
-
-
 def _cuda_of(build: str | None) -> tuple[int, int] | None:
     found = re.search(r"CUDA (\d+)\.(\d+)", build or "")
     return (int(found[1]), int(found[2])) if found else None
-
-
-def _archs_of(build: str | None) -> list[str] | None:
-    found = re.search(r"architectures ([^,]*)", build or "")
-    return found[1].split() if found else None
 
 
 def _toolkit(facts: Facts) -> Iterator[Finding]:
@@ -238,6 +221,21 @@ def _not_needed(kind: str, facts: Facts) -> bool:
     if kind == "cpu":
         return bool(facts.gpus) and facts.modules.get("cuda") is not None
     return kind == "emulator" or (kind == "cuda" and not facts.gpus)
+
+
+def _rows(facts: Facts) -> Iterator[Finding]:
+    for proof in facts.proofs:
+        if not proof.waiting:
+            if proof.rows:
+                yield Finding("rows", "ok", f"all {len(proof.rows)} are proven on {proof.architecture}")
+            continue
+        count, proven = len(proof.waiting), len(proof.rows)
+        wait, them = ("waits", "it") if count == 1 else ("wait", "them")
+        some = f", {proven} {'is' if proven == 1 else 'are'} proven" if proven else ""
+        text = f"{count} {wait} for a proof on {proof.architecture}{some}"
+        text += f" (CCONVNET_ROWS=unproven opens {them})"
+        text += "".join(f"; {reason}" for reason in proof.reasons)
+        yield Finding("rows", "note" if facts.gpus else "ok", text, "make gpu-report" if facts.gpus else "")
 
 
 def _devices(facts: Facts) -> Iterator[Finding]:

@@ -20,6 +20,7 @@ from typing import Any
 
 from cconvnet import devices
 from cconvnet.devices.modules import load_onednn
+from cconvnet.devices.proofs import Proof, architecture_of, archs_of, find_proof
 from cconvnet.system import memory
 
 # By name: the distributions that provide it, of which the first is the one to install, and its use.
@@ -70,6 +71,8 @@ class Facts:
         driver: The driver's release; None without a driver.
         driver_cuda: The newest CUDA that the driver supports; None without a driver.
         nvcc: The compiler's release and file.
+        proofs: What is proven for each architecture with kernels that need a proof, of the GPUs here or else
+            of the build.
         packages: Versions by the names in PACKAGES.
         processor: The processor's name.
         instructions: Its instruction sets that matter for speed.
@@ -98,6 +101,7 @@ class Facts:
     driver: str | None = None
     driver_cuda: tuple[int, int] | None = None
     nvcc: str | None = None
+    proofs: tuple[Proof, ...] = ()
     packages: Mapping[str, str | None] = dataclasses.field(default_factory=dict)
     processor: str = ""
     instructions: tuple[str, ...] = ()
@@ -134,6 +138,7 @@ def survey() -> Facts:
         driver=driver,
         driver_cuda=_driver_cuda(),
         nvcc=_nvcc(),
+        proofs=_proofs(gpus) if modules["cuda"] else (),
         packages={what: _version(names) for what, (names, _) in PACKAGES.items()},
         **_processor_facts(),
         **_memory_facts(),
@@ -211,6 +216,18 @@ def _nvcc() -> str | None:
         return None
     release = next((line for line in _output(nvcc, "--version").splitlines() if "release" in line), "")
     return f"{release.strip()} at {nvcc}"
+
+
+def _proofs(gpus: tuple[Gpu, ...]) -> tuple[Proof, ...]:
+    """Return what is proven of the CUDA module's kernels.
+
+    Kernels that need a proof use instructions of one chip, so they are in code with its own name, as sm_90a.
+    """
+    module = importlib.import_module("cconvnet._cuda")
+    build = module.build_info()
+    names = [architecture_of(build, gpu.capability) for gpu in gpus]
+    names = names or [f"sm_{arch}" for arch in archs_of(build) or []]
+    return tuple(find_proof(module, name) for name in dict.fromkeys(names) if name.endswith("a"))
 
 
 def _present_devices() -> dict[str, tuple[str, bool]]:

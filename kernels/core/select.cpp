@@ -1,10 +1,13 @@
-// The log of the selection tables' choices. Every build of the operations is linked with it.
+// Proven rows of the selection tables, and the log of their choices. Every build of the operations is linked with it.
+#include <atomic>
 #include <cstdio>
 #include <cstdlib>
 #include <mutex>
 #include <set>
 #include <string>
+#include <utility>
 
+#include "core/proofs.h"
 #include "core/select.h"
 
 namespace cconvnet {
@@ -16,20 +19,31 @@ bool logs_choices() {
 
 namespace {
 
-std::set<std::string>& proven_rows() {
-  static std::set<std::string> rows;
-  return rows;
-}
+using Names = std::set<std::string>;
+
+// Replaced and never changed, since threads that select rows read it without a lock. What is replaced, once for a kind
+// of GPU, is kept.
+std::atomic<const Names*> proven{new Names};
 
 }  // namespace
 
 void prove_rows(const std::vector<std::string>& rows) {
-  proven_rows().insert(rows.begin(), rows.end());
+  static std::mutex mutex;
+  const std::lock_guard<std::mutex> lock(mutex);
+  Names names = *proven.load();
+  const size_t before = names.size();
+  names.insert(rows.begin(), rows.end());
+  if (names.size() > before) proven = new Names(std::move(names));
+}
+
+bool is_proven(const std::string& row) {
+  return proven.load()->count(row) > 0;
 }
 
 bool is_open(const std::string& row) {
   static const char* const wanted = std::getenv("CCONVNET_ROWS");
-  return (wanted && std::string(wanted) == "unproven") || proven_rows().count(row) > 0;
+  static const bool all = wanted && std::string(wanted) == "unproven";
+  return all || is_proven(row);
 }
 
 void log_choice(const std::string& row, const std::string& problem) {

@@ -47,6 +47,24 @@ def test_the_table_shows_launches_on_a_gpu() -> None:
     lines = list(Table(result, ["fc"]).row(row))
     assert lines[0].split()[-3:] == ["40.0", "1.50", "k"]
     assert lines[1:] == ["    not captured: no", "    cudnn: not captured: neither"]
+    (marked, *_) = Table(result, ["fc"]).row(row | {"unproven": True})
+    assert marked.split()[-2:] == ["k", "(unproven)"]
+
+
+def test_rows_that_a_gpu_is_to_prove_are_marked() -> None:
+    """They are in lists of rows, and in the result if one was chosen."""
+    chosen: dict[str, Any] = {
+        "net": "cifar-quick", "device": DEVICE, "batch": 1, "precision": "bf16", "only": "conv3 conv_fprop",
+        "seconds": 1e-9, "peers": [], "verify": "finite",
+    }  # fmt: skip
+    (refused,) = kernels(**chosen, impl="winograd")["rows"]
+    row = "conv_fprop_wgmma_bf16_256x96x64_slabs_of_16"
+    assert f"{row} (unproven)" in refused["refused"]
+    assert "conv_fprop_implicit_gemm_bf16_32x32x32 (" not in refused["refused"]
+    (own,) = kernels(**chosen)["rows"]
+    assert "unproven" not in own and "wgmma" not in own["kernel"]
+    (forced,) = kernels(**chosen, impl=row)["rows"]
+    assert forced["unproven"] is True and forced["kernel"] == row
 
 
 # ---- the measurement -------------------------------------------------------------------------------------

@@ -58,6 +58,25 @@ FAULTS = [
     ("emulator/synchronization.h", "operands[i] << i", "operands[i] << (i ^ 1)", "votes and barriers"),
     ("emulator/device_functions.h", "old >= limit ? 0", "old > limit ? 0", "atomics"),
     ("core/vector.cuh", "divisor - 1) / divisor)", "divisor) / divisor + 3)", "Divider"),
+    (
+        "emulator/copy_engine.h",
+        "target + swizzled(swizzle, byte)",
+        "target + (swizzled(swizzle, byte) ^ (byte >> 3 & 16))",
+        "load_box, lines of 128 bytes swizzled",
+    ),
+    (
+        "emulator/copy_engine.h",
+        "line[i] += map_.step[i - 1];",
+        "line[i] += map_.step[0];",
+        "load_windows",
+    ),
+    (
+        "emulator/copy_engine.h",
+        "source + swizzled(swizzle, byte) + first",
+        "source + byte + first",
+        "store_box, lines of 32 bytes swizzled",
+    ),
+    ("emulator/wgmma.h", "a.value(warp_of_group * 16 + i, k)", "a.value(i, k)", "start_product of 32 to 256"),
 ]
 
 
@@ -137,9 +156,14 @@ def source_code() -> str:
 
 def test_every_wrapper_is_compared() -> None:
     source = source_code()
-    wrappers = set(re.findall(r"__device__ __forceinline__ [\w ]+?\b(\w+)\(", code(KERNELS / "core/ptx.cuh")))
-    wrappers -= {"shared_address", "in_register"}  # an operand of others, for a GPU alone; its argument
+    wrappers = set()
+    for name in ("ptx", "barriers", "copy_engine", "wgmma"):
+        text = code(KERNELS / "core" / f"{name}.cuh")
+        wrappers |= set(re.findall(r"__device__ __forceinline__ [\w ]+?\b(\w+)\(", text))
+    # Operands of others, for a GPU alone; the argument of one.
+    wrappers -= {"shared_address", "in_register", "product_instruction", "hold"}
     assert {"start_copy", "load_matrices", "multiply_add_bf16", "to_tf32"} < wrappers
+    assert {"arrive", "meet", "load_windows", "store_box", "start_product", "take_registers"} < wrappers
     assert [name for name in sorted(wrappers) if not re.search(rf"\bptx::{name}\b", source)] == []
 
 

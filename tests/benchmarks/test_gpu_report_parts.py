@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from cconvnet.bench.peers import forms as pytorch_forms
-from cconvnet.devices import PRECISIONS, Device
+from cconvnet.devices import PRECISIONS, Device, proofs
 
 ROOT = Path(__file__).parents[2]
 
@@ -28,8 +28,8 @@ Settings = settings.Settings
 
 
 NAMES = [
-    "machine", "build", "conformance", "smoke", "tests", "kernels", "step", "calibration", "more-tests",
-    "training", "sanitize", "roofline", "checkpoint", "last-tests", "scaling", "data",
+    "machine", "build", "conformance", "proof", "smoke", "tests", "kernels", "step", "calibration",
+    "more-tests", "training", "sanitize", "roofline", "checkpoint", "last-tests", "scaling", "data",
 ]  # fmt: skip
 
 
@@ -186,7 +186,7 @@ def test_ours_are_started_again_behind_a_lost_device(on_gpu: Any, tmp_path: Path
 def test_what_is_not_built_is_not_run(on_gpu: Any, tmp_path: Path, status: int | None) -> None:
     with pytest.raises(running.Failed, match="could not be built"):
         ran("build", on_gpu, FakeRun(tmp_path, status))
-    for name in ("smoke", "tests", "kernels", "step", "training", "sanitize", "roofline"):
+    for name in ("proof", "smoke", "tests", "kernels", "step", "training", "sanitize", "roofline"):
         run = FakeRun(tmp_path)
         with pytest.raises(running.Absent, match="could not be built"):
             ran(name, on_gpu, run)
@@ -238,6 +238,17 @@ def test_the_smoke_test_goes_on_behind_a_lost_device(on_gpu: Any, tmp_path: Path
     # A process that ended in another way is not.
     run = ran("smoke", on_gpu, FakeRun(tmp_path, 3))
     assert len(run.commands) == 8
+
+
+def test_rows_are_proven_before_they_are_measured(
+    on_gpu: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(proofs.VARIABLE, "before")
+    run = ran("proof", on_gpu, FakeRun(tmp_path, 1))
+    (words,) = run.words
+    assert f"proving.py cuda:0 --machine {tmp_path / 'machine.jsonl'} --out {tmp_path}" in words
+    assert os.environ[proofs.VARIABLE] == str(tmp_path)
+    assert NAMES.index("conformance") < NAMES.index("proof") < NAMES.index("kernels")
 
 
 def test_tests_are_those_of_the_device_the_most_important_first(on_gpu: Any, tmp_path: Path) -> None:

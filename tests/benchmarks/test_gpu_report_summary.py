@@ -39,6 +39,8 @@ def test_the_summary_says_what_counts(tmp_path: Path) -> None:
         {"what": "calibration", "measurements": [{"name": "copy", "value": 4300.0, "unit": "GB/s"}]},
     ]
     (tmp_path / "machine.jsonl").write_text("".join(json.dumps(line) + "\n" for line in machine))
+    proof = {"rows": {"conv_fprop_wgmma": 9}, "failed": {"conv_dgrad_wgmma": "plain : y[3] is 1, not 2"}}
+    (tmp_path / "sm_90a.json").write_text(json.dumps(proof))
     forms = {"what": "step forms", "net": "alexnet", "precision": "bf16"}
     pinned = {"pinned": {"seconds": 2e-3, "images_per_second": 64000.0}}
     replay = {"replay": {"seconds": 1e-3, "images_per_second": 128000.0}}
@@ -59,6 +61,9 @@ def test_the_summary_says_what_counts(tmp_path: Path) -> None:
     failure = "  FAILED tests/kernels/test_fc.py::test_b[cuda:0-bf16-1 x 2] - AssertionError: 3 of 4\n"
     assert text.count("FAILED tests/kernels/test_fc.py") == 1 and failure in text
     assert "conformance: 1 checks, 1 failed\n  FAILED mma" in text
+    assert (
+        "proof: 1 of 2 rows proven on sm_90a\n  FAILED conv_dgrad_wgmma: plain : y[3] is 1, not 2\n" in text
+    )
     assert "compute-sanitizer: ERROR SUMMARY: 1 error\ncompute-sanitizer: RACECHECK SUMMARY: 0 haz" in text
     assert "  Invalid __global__ write of size 4 bytes\n" in text
     assert "calibration: 1 measurements\n  copy 4300 GB/s" in text

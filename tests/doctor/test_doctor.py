@@ -16,6 +16,7 @@ from helpers.commands import succeed
 
 from cconvnet import cli, devices
 from cconvnet.devices.modules import build_command
+from cconvnet.devices.proofs import Proof
 from cconvnet.doctor import PACKAGES, Facts, Finding, Gpu, can_train, examine, survey
 from cconvnet.errors import DeviceUnavailable
 from cconvnet.system.installation import pip_install
@@ -92,6 +93,23 @@ def test_no_gpu_and_no_nvcc() -> None:
     assert not problems(facts)
     assert can_train(examine(facts))
     assert {"nvcc", "module _cuda", "cupy", "device cuda:0"} <= set(notes(facts))
+
+
+def test_kernels_that_wait_for_a_proof() -> None:
+    waiting = Proof("sm_90a", (), ("a", "b"), ("report/sm_90a.json: is of other kernels",))
+    found = of(examine(dataclasses.replace(WITH_GPU, proofs=(waiting,))), "rows")
+    assert found.state == "note" and "make gpu-report" in found.fix
+    assert found.text == (
+        "2 wait for a proof on sm_90a (CCONVNET_ROWS=unproven opens them); "
+        "report/sm_90a.json: is of other kernels"
+    )
+    # Without a GPU there is nothing to do about it.
+    found = of(examine(dataclasses.replace(HEALTHY, proofs=(Proof("sm_90a", ("a",), ("b",)),))), "rows")
+    assert (found.state, found.fix) == ("ok", "")
+    assert found.text == "1 waits for a proof on sm_90a, 1 is proven (CCONVNET_ROWS=unproven opens it)"
+    found = of(examine(dataclasses.replace(WITH_GPU, proofs=(Proof("sm_90a", ("a", "b")),))), "rows")
+    assert (found.state, found.text) == ("ok", "all 2 are proven on sm_90a")
+    assert "rows" not in {finding.what for finding in examine(WITH_GPU)}
 
 
 def test_a_module_that_training_does_not_need() -> None:

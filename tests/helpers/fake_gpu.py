@@ -14,6 +14,8 @@ import numpy as np
 
 from cconvnet.devices import Device, Feed
 
+# Functions of a module that launch nothing, by the ends of their names.
+QUERIES = ("_workspace", "_impls", "serves", "info", "kind", "digest", "rows")
 LAUNCH = 4e-3  # seconds of the host that a call takes in addition to its work
 
 
@@ -117,7 +119,7 @@ class _Module:
 
     def __getattr__(self, name: str) -> Any:
         value = getattr(self._module, name)
-        if not callable(value) or name.endswith(("_workspace", "_impls", "serves", "info", "kind")):
+        if not callable(value) or name.endswith(QUERIES):
             return value
 
         def call(*arguments: Any, **more: Any) -> Any:

@@ -222,7 +222,7 @@ class QueuedCupy:
             runtime=SimpleNamespace(
                 CUDARuntimeError=CudaRefused,
                 getDeviceCount=lambda: gpus,
-                getDeviceProperties=lambda gpu: {"name": b"queues"},
+                getDeviceProperties=lambda gpu: {"name": b"queues", "major": 9, "minor": 0},
             ),
         )
 

@@ -142,3 +142,48 @@ def test_the_first_row_that_supports_a_problem_serves_it(
         pytest.skip("NumPy has no selection tables")
     text = ", ".join(map(repr, problem)) if isinstance(problem, tuple) else repr(problem)
     assert f"cconvnet: {operation}_{row} serves {text}" in logs[where]
+
+
+# ---- rows that a GPU is to prove ------------------------------------------------------------------------
+
+# In a process of its own, since proofs are of the whole process. Prints the names of the chosen rows.
+PROVING = """
+import sys
+
+from cconvnet._problem import ConvProblem
+from cconvnet.devices import get_device
+from cconvnet.testing.check import impls
+
+device = get_device("emulator:0")
+proven = sys.argv[1].split()
+device.module.prove_rows(proven)
+needing, unproven = set(device.module.rows_to_prove()), set(device.module.unproven_rows())
+assert unproven == needing - set(proven) and len(needing) > 10
+problem = ConvProblem(128, 13, 13, 256, 384, 3, 3, padding=(1, 1), precision="bf16")
+for operation in ("conv_fprop", "conv_dgrad", "conv_wgrad"):
+    rows = impls(operation, problem, device)
+    assert len(needing.intersection(rows)) > 1
+    print(rows[0])
+"""
+
+
+def chosen(proven: str = "", **environment: str) -> list[str]:
+    done = subprocess.run(
+        [sys.executable, "-c", PROVING, proven],
+        env={name: value for name, value in os.environ.items() if name != "CCONVNET_ROWS"} | environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.split()
+
+
+def test_rows_that_no_gpu_has_proven_are_not_chosen_by_themselves() -> None:
+    assert [row for row in chosen() if "wgmma" in row] == []
+    assert [row for row in chosen(CCONVNET_ROWS="1") if "wgmma" in row] == []
+    opened = chosen(CCONVNET_ROWS="unproven")
+    assert len(opened) == 3 and all("_wgmma_" in row for row in opened)
+    # Of the cheapest only the named one is opened, and so are rows that are dearer than other open ones.
+    assert [row for row in chosen(opened[1]) if "wgmma" in row] == [opened[1]]
+    assert chosen(" ".join(opened)) == opened

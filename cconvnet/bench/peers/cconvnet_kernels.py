@@ -16,6 +16,7 @@ from cconvnet.bench.tiles import Tiled, Tiles, count_bad
 from cconvnet.bench.timing import GRAPH, Clock
 from cconvnet.bfloat16 import BITS, pack
 from cconvnet.devices import Device, get_device, machine
+from cconvnet.devices.proofs import unproven_rows
 from cconvnet.operations import OPERATIONS, workspace_size
 from cconvnet.testing.check import TRANSFORMING, impls
 
@@ -35,9 +36,12 @@ class _Plan(Plan):
         self.name = case.operation
         if self._spec.has_impls:
             served = impls(case.operation, case.problem, device)
+            unproven = unproven_rows(device.module)
             if impl is not None and impl not in served:
-                raise Refused(f"{impl} does not serve it; there are {', '.join(map(str, served))}")
+                names = (f"{row} (unproven)" if row in unproven else str(row) for row in served)
+                raise Refused(f"{impl} does not serve it; there are {', '.join(names)}")
             self.name = impl or str(served[0])
+            self.unproven = self.name in unproven
             self.transforms = self.name in TRANSFORMING
 
     def load(self, inputs: dict[str, Any]) -> None:

@@ -48,11 +48,13 @@ class Plan(abc.ABC):
         name: The name of the kernel or the algorithm, as the table shows it.
         columns: The side's columns for which it may be chosen.
         transforms: Whether it transforms its inputs, with rounding, as Winograd's algorithm does.
+        unproven: Whether it is a row of ours that this GPU is to prove yet; see cconvnet.devices.proofs.
     """
 
     name: str
     columns: tuple[str, ...] = ("plan",)
     transforms: bool = False
+    unproven: bool = False
 
     @abc.abstractmethod
     def load(self, inputs: dict[str, Any]) -> None:
@@ -209,7 +211,8 @@ class Side(abc.ABC):
             precision: Precision of this case and those after it; None: as before.
 
         Returns:
-            ``plans``: for each column ``{"kernel": the plan's name, "seconds": a first time}``. On a GPU also
+            ``plans``: for each column ``{"kernel": the plan's name, "seconds": a first time}``, and
+            ``unproven`` for a row of ours that is. On a GPU also
             ``how`` its work is launched when it is timed ("graph", or why there is none), ``launch_seconds``
             (the host's time for one call) and ``called_seconds`` (the device's time for a call without
             graph). ``wrong`` and ``failed`` contain the names of plans that were rejected for that, and the
@@ -250,6 +253,7 @@ class Side(abc.ABC):
             self.seconds(plan, 1)
             timed, how = self.captured(plan)
             about: dict[str, Any] = {"kernel": plan.name}
+            about |= {"unproven": True} if plan.unproven else {}
             if how:
                 about["how"] = how
                 about["launch_seconds"] = statistics.median(self.launch_seconds(plan, LAUNCHES))
