@@ -17,7 +17,8 @@ namespace counting = emulator::counting;
 
 inline py::dict described(const counting::Instruction& instruction) {
   using namespace pybind11::literals;
-  static constexpr const char* kinds[] = {"load", "store", "atomic", "copy", "matrix"};
+  static constexpr const char* kinds[] = {"load",   "store",    "atomic",    "copy",
+                                          "matrix", "box_load", "box_store", "factor"};
   static constexpr const char* spaces[] = {"global", "shared"};
   return py::dict("offset"_a = instruction.offset, "kind"_a = kinds[static_cast<int>(instruction.kind)],
                   "space"_a = spaces[static_cast<int>(instruction.space)], "bytes"_a = instruction.bytes);
@@ -57,8 +58,9 @@ inline py::dict described(const counting::Launch& launch) {
                   "line"_a = launch.line, "grid"_a = described(launch.grid),
                   "block"_a = described(launch.block), "shared_bytes"_a = launch.shared_bytes,
                   "launch_bytes"_a = launch.launch_bytes, "blocks_run"_a = launch.blocks_run,
-                  "barriers"_a = launch.barriers, "cut_blocks"_a = launch.cut_blocks, "accesses"_a = accesses,
-                  "operations"_a = operations, "races"_a = races);
+                  "busiest"_a = launch.busiest, "barriers"_a = launch.barriers,
+                  "cut_blocks"_a = launch.cut_blocks, "accesses"_a = accesses, "operations"_a = operations,
+                  "races"_a = races);
 }
 
 inline void define_counting(py::module_& m) {

@@ -56,6 +56,11 @@ void set_schedule(const std::string& schedule, uint64_t seed) {
   if (schedule == "random") return emulator::set_schedule(Schedule::random, seed);
   throw py::value_error("schedule must be forward, reverse or random, not '" + schedule + "'");
 }
+
+void set_multiprocessors(int count) {
+  if (count < 1) throw py::value_error("count must be at least 1, not " + std::to_string(count));
+  emulator::multiprocessors = count;
+}
 #endif
 
 }  // namespace
@@ -74,6 +79,9 @@ PYBIND11_MODULE(CCONVNET_MODULE, m) {
 #ifdef CCONVNET_EMULATOR
   m.def("set_schedule", &set_schedule, "Set the order in which threads and blocks of later launches run.",
         "schedule"_a, "seed"_a = 0);
+  m.def("set_multiprocessors", &set_multiprocessors,
+        "Set for how many multiprocessors later launches of persistent blocks are.",
+        "count"_a = emulator::usual_multiprocessors);
 #endif
 #ifdef CCONVNET_COUNTING
   bindings::define_counting(m);

@@ -102,7 +102,7 @@ def profile(
         _compare(_loaded(before), _loaded(after), to_json)
         return
     wanted = chosen_net(net, layer_def, layer_params, crop)
-    observe = _observer(blocks)
+    observe = _observer(blocks, arch, constants)
     with reporter_for(to_json) as report:
 
         def stepped(done: int, total: int) -> None:
@@ -145,13 +145,15 @@ def profile(
     print(*tables.step_lines(result), sep="\n")
 
 
-def _observer(blocks: int) -> Any:
+def _observer(blocks: int, arch: str, constants: Path | None) -> Any:
     """Return what counts launches; None, after a line that says why, if the counting emulator is missing."""
     from cconvnet.errors import DeviceUnavailable
+    from cconvnet.profile.chips import chip_of
     from cconvnet.profile.walk import observer
 
+    multiprocessors = int(chip_of(arch, constants)["multiprocessors"])
     try:
-        return observer(blocks)
+        return observer(blocks, multiprocessors)
     except DeviceUnavailable as error:
         print(f"nothing is counted or predicted: {error}", file=sys.stderr)
         return None

@@ -31,7 +31,13 @@ from cconvnet.errors import DeviceUnavailable
 from cconvnet.system.installation import rebuild
 
 # A line in these files is no place of its own: it is part of whatever calls it.
-_HELPERS = ("kernels/core/vector.cuh", "kernels/core/ptx.cuh", "kernels/core/bfloat16.h", "kernels/emulator/")
+_HELPERS = (
+    *(
+        f"kernels/core/{name}"
+        for name in ("vector.cuh", "ptx.cuh", "bfloat16.h", "copy_engine.cuh", "wgmma.cuh")
+    ),
+    "kernels/emulator/",
+)
 
 
 class RaceError(AssertionError):
@@ -56,9 +62,11 @@ class Instruction:
 
     Attributes:
         offset: Its address in the module.
-        kind: ``load``, ``store``, ``atomic``, ``copy`` (asynchronous) or ``matrix`` (a row for ldmatrix).
+        kind: ``load``, ``store``, ``atomic``, ``copy`` (asynchronous), ``matrix`` (a row for ldmatrix),
+            ``box_load`` and ``box_store`` (boxes of the copy engine) or ``factor`` (what a warp's share of a
+            product of a warp group reads).
         space: ``global`` or ``shared``.
-        bytes: Bytes for each lane, 16 at most.
+        bytes: Bytes for each lane, 16 at most. Of boxes and factors each 16 bytes count as a lane.
         chain: Its line, the line that calls it, and so on up to the kernel, as far as functions are inlined.
     """
 
@@ -117,7 +125,7 @@ class Access:
 
 @dataclass(frozen=True)
 class WarpOperation:
-    """A barrier or an operation of whole warps, by line, and how many warps executed it."""
+    """A barrier, a warp's operation or its wait for a phase, by line, and how many warps executed it."""
 
     name: str
     file: str
@@ -174,6 +182,7 @@ class Launch:
         shared_bytes: Shared memory of a block's own objects.
         launch_bytes: Shared memory that the launch gives each block.
         blocks_run: How many blocks ran; all counts are those of these blocks.
+        busiest: Requests and operations of the busiest of these blocks over their average.
         cut_blocks: How many of them were ended at the limit of barriers.
         barriers: Barriers that these blocks passed.
         accesses: Counts by instruction and array.
@@ -188,6 +197,7 @@ class Launch:
     shared_bytes: int
     launch_bytes: int
     blocks_run: int
+    busiest: float
     cut_blocks: int
     barriers: int
     accesses: tuple[Access, ...]
@@ -234,16 +244,18 @@ def counting(
     barriers: int | None = None,
     races: bool = True,
     cache_bytes: int = 128 * 1024,
+    multiprocessors: int | None = None,
     device: str = "emulator:0",
 ) -> Iterator[Record]:
     """Count the memory accesses of all launches on an emulated device within.
 
     Args:
         blocks: How many blocks of each launch run, spread evenly from the first to the last; None: all. What
-            the others would write keeps its contents.
+            the others would write keeps its contents. Then products of warp groups are not computed.
         barriers: After how many barriers a block is ended, for kernels that are long; None: never.
         races: Look for races too, which takes several times as long.
         cache_bytes: The size of the first-level cache.
+        multiprocessors: Those of the GPU, for kernels that launch a block for each; None: a few.
         device: The device whose calls are counted.
 
     Yields:
@@ -259,11 +271,14 @@ def counting(
         raise ValueError(f"{device} cannot be counted: it is no emulator, or is being counted already")
     record = Record()
     usual, emulator.module = emulator.module, module
+    if multiprocessors is not None:
+        module.set_multiprocessors(multiprocessors)
     module.start_counting(blocks, barriers, races, cache_bytes)
     try:
         yield record
     finally:
         emulator.module = usual
+        module.set_multiprocessors()
         record.launches += described(module.stop_counting(), Path(module.__file__))
 
 
@@ -329,6 +344,7 @@ def described(launches: list[dict[str, Any]], module: Path) -> list[Launch]:
                     "shared_bytes",
                     "launch_bytes",
                     "blocks_run",
+                    "busiest",
                     "cut_blocks",
                     "barriers",
                 )

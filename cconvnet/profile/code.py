@@ -52,7 +52,7 @@ class Kernels:
         # FC layers are products of the convolutions' kernels.
         row = re.sub(r"^fc_(\w+?)_gemm", r"conv_\1_implicit_gemm", row)
         for path in self._objects:
-            if row.startswith(path.stem):
+            if row.startswith(path.stem) or ("_wgmma_" in row and path.stem == "conv_wgmma"):
                 self._read(path)
                 break
         return next((facts for name, facts in self._found.items() if row_of(name) == row), None)
@@ -115,6 +115,11 @@ def _symbols(path: Path) -> set[str]:
 
 def row_of(name: str) -> str:
     """Return the row of a selection table that launches a kernel; the name itself if it is no tile's."""
+    if group := re.match(r"(\w+)<WgmmaTile<(float|bfloat16), (\d+), (\d+), (\d+), \d+>(?:, (\d+))?", name):
+        element, depth = ("bf16", 64) if group[2] == "bfloat16" else ("tf32", 32)
+        slabs = f"_slabs_of_{group[5]}" if int(group[5]) < depth else ""
+        lines = f"_lines_of_{group[6]}" if group[6] else ""
+        return f"{group[1]}_{element}_{group[3]}x{group[4]}x{depth}{slabs}{lines}"
     found = re.match(
         r"(\w+)<(Tensor|SplitTensor)?Tile<(?:(float|bfloat16), )?(\d+), (\d+), (\d+)(?:, \d+)*?(, 1)?>", name
     )

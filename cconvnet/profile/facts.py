@@ -89,6 +89,30 @@ class Facts:
         passages = times[hot] or 1.0
         return Counter({kind: count / passages for kind, count in total[hot].items()})
 
+    @property
+    def has_warp_groups(self) -> bool:
+        """Return whether warp groups multiply, and the copy engine copies."""
+        return any(kind.startswith("HGMMA") for part in self.parts for kind in part.code)
+
+    def inside(self, instruction: str, *, innermost: bool) -> set[int]:
+        """Return the parts with an instruction, and those inside them.
+
+        Args:
+            instruction: How its kind begins.
+            innermost: If false, the outermost parts around them but the whole kernel count in their place.
+        """
+        found: set[int] = set()
+        for number, part in enumerate(self.parts):
+            if any(kind.startswith(instruction) for kind in part.code):
+                place = number
+                while not innermost and (outer := self.parts[place].parent):
+                    place = outer
+                found.add(place)
+        for number, part in enumerate(self.parts):
+            if part.parent in found:
+                found.add(number)
+        return found
+
     def occupancy(self, threads: int, shared: int) -> Occupancy:
         """Return how many blocks of so many threads and bytes a multiprocessor holds at once."""
         return occupancy(self.arch, self.registers, max(shared, self.shared), threads)
@@ -151,7 +175,21 @@ def accesses(code: Mapping[str, int]) -> dict[str, int]:
     return {kind: count for kind, count in code.items() if kind.startswith(_ACCESSES)}
 
 
-_ACCESSES = ("LD.", "ST.", "LDG.", "STG.", "LDGSTS.", "LDS.", "STS.", "LDSM", "BAR", "HMMA", "SHFL")
+_ACCESSES = (
+    "LD.",
+    "ST.",
+    "LDG.",
+    "STG.",
+    "LDGSTS.",
+    "LDS.",
+    "STS.",
+    "LDSM",
+    "BAR",
+    "HMMA",
+    "HGMMA.",
+    "UTMA",
+    "SHFL",
+)
 
 
 def _merged(parts: Sequence[Part]) -> tuple[list[Part], list[int]]:

@@ -50,9 +50,9 @@ class Instruction:
     def kind(self) -> str:
         """Return the kind under which it is counted.
 
-        A load or store has its bytes, all other instructions have no modifiers. A DIVISION is the I2F that
-        rounds up, with which a division of integers begins. If the divisor is the same for a whole loop it
-        may precede the loop.
+        A load or store has its bytes, a product of a warp group its columns, HGMMA.128; all other
+        instructions have no modifiers. A DIVISION is the I2F that rounds up, with which a division of
+        integers begins. If the divisor is the same for a whole loop it may precede the loop.
         """
         return _kind(self.opcode)
 
@@ -65,6 +65,8 @@ _BYTES = {"U8": 1, "S8": 1, "U16": 2, "S16": 2, "64": 8, "128": 16}
 @cache
 def _kind(opcode: str) -> str:
     name, *modifiers = opcode.split(".")
+    if name == "HGMMA":
+        return f"HGMMA.{modifiers[0].split('x')[1]}"
     if name not in _MEMORY:
         return "DIVISION" if name == "I2F" and "RP" in modifiers else name
     return f"{name}.{next((_BYTES[word] for word in modifiers if word in _BYTES), 4)}"
@@ -164,12 +166,16 @@ def _counts(code: Iterable[Instruction]) -> Counter[str]:
 
 def _products(counts: Counter[str]) -> tuple[int, int]:
     """Return how many products are by tensor cores, and how many in all."""
-    return sum(counts[kind] for kind in TENSOR), sum(counts[kind] for kind in PRODUCTS)
+    return _sum_of(TENSOR, counts), _sum_of(PRODUCTS, counts)
+
+
+def _sum_of(names: Iterable[str], counts: Counter[str]) -> int:
+    return sum(number for kind, number in counts.items() if kind.partition(".")[0] in names)
 
 
 def _is_hot(counts: Counter[str]) -> bool:
     """Return whether code multiplies operands from shared memory, which HGMMA reads itself."""
-    multiplies = any(counts[kind] for kind in PRODUCTS)
+    multiplies = _sum_of(PRODUCTS, counts) > 0
     return multiplies and any(kind.startswith(("LDS", "HGMMA")) for kind in counts)
 
 

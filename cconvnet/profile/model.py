@@ -5,16 +5,21 @@ floats and of integers, special functions, shared memory, L1, and its share of L
 long as its busiest pipe, which is busy for a certain share of the time, the constant ``overlap``. DRAM
 serves all multiprocessors together. Blocks come in waves; a block alone takes its serial path, in which each
 instruction, barrier and wait follows the one before. A wave with few blocks may be as long as that.
+
+Kernels of warp groups (kernels/gemm/wgmma_tile.cuh) launch a block for each multiprocessor, which works on
+several tiles. One warp starts copies, ahead of the two groups that multiply. Their serial path is the longer
+of two: the instructions of the copies; or the products of a tile and then the way of its sums to memory, tile
+after tile.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from cconvnet.profile.chips import Chip
-from cconvnet.profile.facts import Facts
+from cconvnet.profile.facts import Facts, Part
 from cconvnet.profile.passages import executed, passages
 
 # Errors of the prediction of one kernel and of a whole step, as shares: before the constants are measured and
@@ -30,9 +35,16 @@ RESOURCES = (*_PIPES, "dram", "serial")
 _FP32 = ("FFMA", "FADD", "FMUL", "HFMA2", "HADD2", "HMUL2", "FFMA2")
 _SPECIAL = ("MUFU", "I2F", "F2I", "F2F", "DIVISION", "POPC", "FLO", "I2I", "FRND")
 _MEMORY = ("LD", "ST", "RED", "ATOM")
-_CONTROL = ("BRA", "BSSY", "BSYNC", "EXIT", "CALL", "RET", "NOP", "WARPSYNC", "DEPBAR", "BAR", "BRX", "YIELD")
-# A product of two tiles by one instruction of a warp: 16 x 8 x 16 multiply-adds, of tf32s half as many.
+_CONTROL = (
+    "BRA", "BSSY", "BSYNC", "EXIT", "CALL", "RET", "NOP", "WARPSYNC", "DEPBAR", "BAR", "BRX", "YIELD",
+    "SYNCS", "WARPGROUP", "FENCE", "MEMBAR",
+)  # fmt: skip
+# A product of two tiles by one instruction of a warp: 16 x 8 x 16 multiply-adds, of tf32s half as many. A
+# warp's share of a product of a warp group has 16 rows too.
 _TENSOR_FLOP = {True: 4096, False: 2048}
+_TENSOR_COLUMNS = 8
+# The warps of a block of warp groups that do not multiply: the last group, of which one warp copies.
+_COPYING_WARPS = 4
 
 
 def group_of(kind: str) -> str:
@@ -88,6 +100,7 @@ class Work:
         counted: Accesses, barriers and products of a warp, by kind of instruction.
         traffic: The memory traffic of a block.
         dram_bytes: Bytes from and to device memory of the whole launch.
+        busiest: The work of the busiest block over the average.
     """
 
     grid: int
@@ -96,11 +109,18 @@ class Work:
     counted: Mapping[str, float]
     traffic: Traffic
     dram_bytes: float
+    busiest: float = 1.0
 
     @property
     def warps(self) -> int:
         """Return the warps of a block."""
         return -(-self.threads // _WARP)
+
+    def of_busiest(self) -> Work:
+        """Return the work if every block did that of the busiest one."""
+        traffic = Traffic(*(number * self.busiest for number in vars(self.traffic).values()))
+        counted = {kind: number * self.busiest for kind, number in self.counted.items()}
+        return replace(self, counted=counted, traffic=traffic, busiest=1.0)
 
 
 @dataclass(frozen=True)
@@ -136,6 +156,9 @@ class Prediction:
 
 def predict(work: Work, facts: Facts, chip: Chip) -> Prediction:
     """Return the predicted time of a launch of a kernel."""
+    if facts.has_warp_groups:
+        # Each multiprocessor has one block, and the last one to end decides.
+        work = work.of_busiest()
     runs = passages(facts.parts, work.counted)
     instructions = executed(facts.parts, runs)
     is_bf16 = "Tile<bfloat16" in facts.name
@@ -179,9 +202,8 @@ def pipe_cycles(
         groups[group_of(kind)] = groups.get(group_of(kind), 0.0) + number
     multiplied = instructions.get("IMAD", 0)
     traffic = work.traffic
-    tensor = groups.get("tensor", 0.0) * _TENSOR_FLOP[is_bf16] * work.warps
     return {
-        "tensor": tensor / chip["tensor_bf16" if is_bf16 else "tensor_tf32"],
+        "tensor": tensor_cycles(instructions, chip, is_bf16) * work.warps,
         "issue": sum(instructions.values()) * work.warps / chip["issue"],
         "fp32": lanes
         * ((groups.get("fp32", 0.0) - multiplied) / chip["fp32"] + multiplied / chip["integer"]),
@@ -193,15 +215,29 @@ def pipe_cycles(
     }
 
 
+def tensor_cycles(instructions: Mapping[str, float], chip: Chip, is_bf16: bool) -> float:
+    """Return the cycles in which a multiprocessor's tensor cores do the products of a warp."""
+    precision = "bf16" if is_bf16 else "tf32"
+    cycles = 0.0
+    for kind, number in instructions.items():
+        if group_of(kind) == "tensor":
+            columns = kind.partition(".")[2]
+            rate = chip[f"tensor_{precision}_wgmma" if columns else f"tensor_{precision}"]
+            products = int(columns) / _TENSOR_COLUMNS if columns else 1
+            cycles += number * products * _TENSOR_FLOP[is_bf16] / rate
+    return cycles
+
+
 def serial_cycles(
     facts: Facts, runs: tuple[float, ...] | list[float], work: Work, chip: Chip, is_bf16: bool = False
 ) -> float:
     """Return the cycles of a block alone, whose instructions, barriers and waits follow each other."""
+    if facts.has_warp_groups:
+        return _serial_cycles_of_groups(facts, runs, work, chip, is_bf16)
     of_scheduler = max(1.0, work.warps / 4)
     product = _TENSOR_FLOP[is_bf16] * 4 / chip["tensor_bf16" if is_bf16 else "tensor_tf32"] * of_scheduler
     each = max(chip["alone"], of_scheduler)
-    from_dram = work.dram_bytes > work.grid * work.traffic.passed * SECTOR / 2
-    latency = chip["dram_latency" if from_dram else "l2_latency"]
+    latency = _latency(work, chip)
     total = chip["block_start"]
     if any(kind.startswith("LDGSTS") for part in facts.parts for kind in part.code):
         total += latency
@@ -210,7 +246,42 @@ def serial_cycles(
         passage = (
             products * product + (part.code.total() - products) * each + part.code["BAR"] * chip["barrier"]
         )
-        passage += sum(max(0.0, latency - distance * each) for distance in part.waits)
-        passage += sum(max(0.0, chip["shared_latency"] - distance * each) for distance in part.shared_waits)
-        total += times * passage
+        total += times * (passage + _waiting(part, each, latency, chip))
     return total
+
+
+def _latency(work: Work, chip: Chip) -> float:
+    """Return the cycles from a load's start to its arrival."""
+    from_dram = work.dram_bytes > work.grid * work.traffic.passed * SECTOR / 2
+    return chip["dram_latency" if from_dram else "l2_latency"]
+
+
+def _waiting(part: Part, each: float, latency: float, chip: Chip) -> float:
+    """Return the cycles that a warp waits for loads in a passage of a part."""
+    return sum(max(0.0, latency - distance * each) for distance in part.waits) + sum(
+        max(0.0, chip["shared_latency"] - distance * each) for distance in part.shared_waits
+    )
+
+
+def _serial_cycles_of_groups(
+    facts: Facts, runs: Sequence[float], work: Work, chip: Chip, is_bf16: bool
+) -> float:
+    """Return the serial path of a block of warp groups: of the warps that multiply, or the one that copies.
+
+    Products run behind the other instructions of their loop, as each waits only for those of the step before.
+    """
+    multiplying = work.warps - _COPYING_WARPS
+    each = max(chip["alone"], multiplying / 4)
+    latency = _latency(work, chip)
+    overlapped = facts.inside("HGMMA", innermost=True)
+    products = tensor_cycles(executed(facts.parts, runs), chip, is_bf16) * work.warps / chip["overlap"]
+    outer = {role: facts.inside(role, innermost=False) for role in ("HGMMA", "UTMALDG")}
+    copies = stores = 0.0
+    for number, (part, times) in enumerate(zip(facts.parts, runs, strict=True)):
+        # Passages are an average of all warps of the block.
+        if number in outer["UTMALDG"]:
+            copies += times * work.warps * part.code.total() * chip["alone"]
+        elif number in outer["HGMMA"] and number not in overlapped:
+            passage = part.code.total() * each + part.code["BAR"] * chip["barrier"]
+            stores += times * work.warps / multiplying * (passage + _waiting(part, each, latency, chip))
+    return chip["block_start"] + latency + max(products + stores, copies)

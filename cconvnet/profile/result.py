@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ _KINDS = {
     ("copy", "global"): "LDGSTS",
     ("load", "shared"): "LDS",
     ("store", "shared"): "STS",
+    ("box_load", "global"): "UTMALDG",
+    ("box_store", "global"): "UTMASTG",
 }
 
 
@@ -162,7 +165,12 @@ def _instructions_by_line(path: Path, facts: Facts, found: Prediction) -> list[d
 
 def largest(launches: Sequence[Launch]) -> Launch:
     """Return the launch that does an operation's work; others sum up what it left."""
-    return max(launches, key=lambda one: sum(_scaled(one, access.requests) for access in one.accesses))
+
+    def weight(one: Launch) -> tuple[bool, float]:
+        multiplies = any(operation.name.startswith("wgmma.") for operation in one.operations)
+        return multiplies, sum(_scaled(one, access.requests) for access in one.accesses)
+
+    return max(launches, key=weight)
 
 
 def _seconds(launches: Sequence[Launch], least_bytes: int, known: code.Kernels, chip: Chip) -> float | None:
@@ -200,20 +208,32 @@ def work_of(launch: Launch, least_bytes: int | None, chip: Chip) -> Work:
         one = access.instruction
         kind = "LDSM" if one.kind == "matrix" else _KINDS.get((one.kind, one.space))
         if kind is not None:
-            name = kind if kind == "LDSM" else f"{kind}.{one.bytes}"
+            name = kind if kind in _WITHOUT_BYTES else f"{kind}.{one.bytes}"
             counted[name] = counted.get(name, 0.0) + access.requests / warps
     for operation in launch.operations:
         for begin, kind in _OPERATIONS.items():
             if operation.name.startswith(begin):
-                counted[kind] = counted.get(kind, 0.0) + operation.warps / warps
+                name = kind + (_columns(operation.name) if kind == "HGMMA" else "")
+                counted[name] = counted.get(name, 0.0) + operation.warps / warps
     traffic = traffic_of(launch.accesses, blocks)
     moved = traffic.passed * SECTOR * launch.blocks
     dram = max(0.0, moved - chip["l2_bytes"]) if least_bytes is None else float(least_bytes)
-    return Work(launch.blocks, launch.threads, launch.block_shared, counted, traffic, dram)
+    return Work(launch.blocks, launch.threads, launch.block_shared, counted, traffic, dram, launch.busiest)
 
 
+_WITHOUT_BYTES = ("LDSM", "UTMALDG", "UTMASTG")
 # How the names of operations of whole warps begin.
-_OPERATIONS = {"__syncthreads": "BAR", "mma.": "HMMA", "__shfl": "SHFL"}
+_OPERATIONS = {
+    "__syncthreads": "BAR", "mma.": "HMMA", "__shfl": "SHFL", "wgmma.mma_async": "HGMMA",
+    "mbarrier.try_wait": "SYNCS",
+}  # fmt: skip
+
+
+def _columns(product: str) -> str:
+    """Return ".128" of wgmma.mma_async.m64n128k16."""
+    found = re.search(r"n(\d+)k", product)
+    assert found
+    return f".{found[1]}"
 
 
 def traffic_of(accesses: Iterable[Access], blocks: int) -> Traffic:
@@ -244,6 +264,7 @@ def _counted_row(launch: Launch, work: Work) -> dict[str, Any]:
         "shared_bytes": launch.block_shared,
         "blocks_run": launch.blocks_run,
         "barriers": work.counted.get("BAR", 0.0),
+        "phase_waits": work.counted.get("SYNCS", 0.0),
         "asked_bytes": _scaled(launch, sum(access.bytes for access in loads)),
         "l2_bytes": traffic.passed * SECTOR * grid,
         "dram_bytes": work.dram_bytes,

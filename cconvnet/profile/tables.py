@@ -138,7 +138,9 @@ def _counted_lines(row: Row) -> list[str]:
     lines = [
         f"  {row['grid']:,} blocks of {row['threads']} threads"
         + (f", {row['waves']:.2f} waves, {row['tail']:.0%} lost in the last" if "waves" in row else "")
-        + f"; {row['barriers']:,.0f} barriers; {row['blocks_run']} blocks counted",
+        + f"; {row['barriers']:,.0f} barriers"
+        + (f", {row['phase_waits']:,.0f} waits of a warp for phases" if row.get("phase_waits") else "")
+        + f"; {row['blocks_run']} blocks counted",
         f"  threads ask for {row['asked_bytes'] / 1e6:,.1f} MB, L2 moves {row['l2_bytes'] / 1e6:,.1f} MB, "
         f"{row['least_bytes'] / 1e6:,.1f} MB would do",
     ]

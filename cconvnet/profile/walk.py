@@ -55,11 +55,12 @@ class Called:
 Observe = Callable[[Callable[[Any], None]], list[Launch]]
 
 
-def observer(blocks: int) -> Observe:
+def observer(blocks: int, multiprocessors: int) -> Observe:
     """Return what counts the launches of a call in the counting emulator.
 
     Args:
         blocks: The blocks of each launch that run, spread evenly over the grid.
+        multiprocessors: Those of the GPU, each of which has a block of a persistent kernel.
 
     Raises:
         DeviceUnavailable: The counting emulator was not built.
@@ -68,7 +69,7 @@ def observer(blocks: int) -> Observe:
     emulator = get_device("emulator:0")
 
     def observe(call: Callable[[Any], None]) -> list[Launch]:
-        with counting(blocks, races=False) as record:
+        with counting(blocks, races=False, multiprocessors=multiprocessors) as record:
             call(emulator.module)
         return record.launches
 

@@ -134,7 +134,8 @@ __device__ __forceinline__ void start_product(float (&c)[N / 2], uint64_t a, uin
 #ifdef __CUDACC__
   product_instruction<N, T, A_ALONG_K, B_ALONG_K>(c, a, b);
 #else
-  emulator::start_product({{"wgmma.mma_async", file, line}, N, sizeof(T), a, b, A_ALONG_K, B_ALONG_K}, c);
+  const char* const name = emulator::product_name<N, 32 / sizeof(T)>.text;
+  emulator::start_product({{name, file, line}, N, sizeof(T), a, b, A_ALONG_K, B_ALONG_K}, c);
 #endif
 }
 

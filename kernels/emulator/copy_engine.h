@@ -39,6 +39,22 @@ class Box {
 
   int64_t bytes() const { return int64_t{lines_} * line_bytes_; }
 
+  // Tells the counting build what is moved.
+  void count([[maybe_unused]] bool stores, [[maybe_unused]] void* caller) const {
+#ifdef CCONVNET_COUNTING
+    std::vector<counting::BoxLine> lines;
+    visit_chunks([&](uint32_t byte, const char* place, int64_t first, int64_t end) {
+      if (end <= first) return;
+      const bool goes_on = byte % static_cast<uint32_t>(line_bytes_) != 0 && !lines.empty() &&
+                           lines.back().first + lines.back().bytes == place + first;
+      if (!goes_on) lines.push_back({place + first, 0});
+      lines.back().bytes += static_cast<size_t>(end - first);
+    });
+    counting::box_moved(stores ? counting::Kind::box_store : counting::Kind::box_load, lines,
+                        static_cast<size_t>(bytes()), caller);
+#endif
+  }
+
   // Calls visit(byte in the box, its chunk of 16 bytes in global memory, how many of them are in the array).
   // Elements before the array's first are passed too: then `skipped` of the chunk's bytes are outside.
   template <class Visit>
@@ -114,6 +130,7 @@ __attribute__((noinline)) inline void start_load(const Site& site, void* shared,
   check_shared_box(site, shared, map, box, rank);
   Phase::at(site, barrier);
   counting::load_started(shared, static_cast<size_t>(box.bytes()), &barrier, __builtin_return_address(0));
+  box.count(false, __builtin_return_address(0));
   std::memset(shared, 0xff, static_cast<size_t>(box.bytes()));
   const auto swizzle = static_cast<Swizzle>(map.swizzle);
   char* const target = static_cast<char*>(shared);
@@ -133,6 +150,7 @@ __attribute__((noinline)) inline void start_store(const Site& site, const void* 
   const Box box(site, map, at, 0, 0);
   check_shared_box(site, shared, map, box, rank);
   if (map.windows) machine.fail<KernelError>(site, "stores to windows are not supported");
+  box.count(true, __builtin_return_address(0));
   const auto swizzle = static_cast<Swizzle>(map.swizzle);
   const char* const source = static_cast<const char*>(shared);
   std::function<void()> work = [box, swizzle, source] {

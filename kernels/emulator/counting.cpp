@@ -8,314 +8,16 @@
 #include "counting.h"
 
 #include <algorithm>
-#include <cstring>
-#include <map>
-#include <tuple>
+#include <memory>
 #include <utility>
 
-#include "races.h"
-#include "requests.h"
-#include "sites.h"
+#include "counter.h"
 
 namespace cconvnet::emulator::counting {
 
 State state;
 
 namespace {
-
-constexpr unsigned widest = 16;  // bytes of the widest access of a lane
-constexpr int max_warps = 32;
-
-struct Entry {
-  uint32_t site;
-  uint64_t address;
-};
-
-struct SharedObject {
-  const char* name;
-  uintptr_t begin;
-  size_t bytes;
-  Words words;
-};
-
-struct NamedArray {
-  const char* name;
-  uintptr_t begin;
-};
-
-thread_local std::vector<NamedArray> named_arrays;
-
-class Counter {
- public:
-  explicit Counter(const Options& options) : options(options), cache_(options.cache_bytes) {}
-
-  const Options options;
-  std::vector<Launch> launches;
-
-  // ---- launches and blocks ------------------------------------------------------------------------------
-
-  void begin_launch(Launch launch) {
-    launches.push_back(std::move(launch));
-    arrays_ = named_arrays;
-    std::sort(arrays_.begin(), arrays_.end(),
-              [](const NamedArray& a, const NamedArray& b) { return a.begin < b.begin; });
-    costs_.clear();
-    operations_.clear();
-    races_.clear();
-    global_.clear();
-  }
-
-  void end_launch() {
-    Launch& launch = launches.back();
-    for (const auto& [key, access] : costs_) launch.accesses.push_back(access);
-    for (const auto& [key, warps] : operations_) {
-      launch.operations.push_back({std::get<0>(key), std::get<1>(key), std::get<2>(key), warps});
-    }
-    for (const auto& [key, race] : races_) launch.races.push_back(race);
-  }
-
-  void begin_block(uint64_t number, int threads) {
-    block_ = number;
-    threads_ = threads;
-    barriers_ = 0;
-    shared_.clear();
-    order_.begin_block(static_cast<uint32_t>(number), threads);
-    cache_.clear();
-    if (logs_.size() < static_cast<size_t>(threads)) logs_.resize(threads);
-    for (std::vector<Entry>& log : logs_) log.clear();  // a block that failed leaves some
-    ++launches.back().blocks_run;
-  }
-
-  void end_block() {
-    for (int warp = 0; warp * 32 < threads_; ++warp) count_requests(warp);
-    uint64_t bytes = 0;
-    for (const SharedObject& object : shared_) bytes += std::strcmp(object.name, "shared") ? 0 : object.bytes;
-    launches.back().shared_bytes = std::max(launches.back().shared_bytes, bytes);
-  }
-
-  void add_shared(const char* name, const void* memory, size_t bytes) {
-    shared_.push_back({name, reinterpret_cast<uintptr_t>(memory), bytes, {}});
-    if (options.races) shared_.back().words.resize(bytes);
-  }
-
-  bool pass_barrier(const char* operation, const char* file, int line) {
-    for (int warp = 0; warp * 32 < threads_; ++warp) {
-      count_requests(warp);
-      count_operation(operation, file, line);
-    }
-    order_.pass_barrier();
-    ++launches.back().barriers;
-    if (++barriers_ < options.barriers) return false;
-    ++launches.back().cut_blocks;
-    return true;
-  }
-
-  void count_operation(const char* operation, const char* file, int line) {
-    ++operations_[{operation, file, line}];
-  }
-
-  void join(uint32_t lanes) { order_.join(state.thread / 32, lanes); }
-
-  // ---- accesses -----------------------------------------------------------------------------------------
-
-  // `address` is neither on a stack nor in the image.
-  void access(uintptr_t address, size_t bytes, Kind kind, void* caller, Role role) {
-    SharedObject* const object = shared_at(address);
-    Site site{reinterpret_cast<uintptr_t>(caller), kind, object ? Space::shared : Space::global, 0, 0};
-    // Chips have accesses of 1, 2, 4, 8 and 16 bytes: a structure of three words takes three of 4 bytes.
-    site.bytes = static_cast<uint8_t>(std::min<size_t>(bytes & -bytes, widest));
-    while (bytes > 0) {
-      const uint32_t number = sites.number(site);
-      logs_[state.thread].push_back({number, object ? address - object->begin : address});
-      if (options.races) look_for_races(object, address, site.bytes, number, role);
-      address += site.bytes;
-      bytes -= site.bytes;
-      ++site.piece;
-    }
-  }
-
-  void finish_copy(uintptr_t target, size_t bytes) {
-    SharedObject* const object = shared_at(target);
-    if (!object || !options.races) return;
-    object->words.visit(target - object->begin, bytes, [&](Cell& cell, uint64_t) {
-      if (cell.write_role != Role::copy || cell.write.thread != state.thread) return;
-      cell.write = order_.stamp(state.thread, cell.write.site);
-      cell.write_role = Role::write;
-    });
-  }
-
-  // ---- barriers of some threads, and work beside them -----------------------------------------------------
-
-  Order& order() { return order_; }
-
-  // A write or a read of shared memory by an agent's work, of which stamp(site) is the stamp. before(earlier) is true
-  // if an earlier access is ordered before its start.
-  template <class MakeStamp, class Before>
-  void access_beside(const void* memory, size_t bytes, Kind kind, void* caller, MakeStamp make_stamp,
-                     Before before) {
-    const auto address = reinterpret_cast<uintptr_t>(memory);
-    SharedObject* const object = shared_at(address);
-    if (!object || !options.races) return;
-    const Site site{reinterpret_cast<uintptr_t>(caller), kind, Space::shared, widest, 0};
-    const Stamp now = make_stamp(sites.number(site));
-    const Role role = kind == Kind::copy ? Role::write : Role::read;
-    object->words.visit(address - object->begin, bytes, [&](Cell& cell, uint64_t position) {
-      note(cell, before, now, role, [&](const Stamp& earlier) { add_race(object, position, earlier, now); });
-    });
-  }
-
-  Sites sites;
-  Image image;
-
- private:
-  SharedObject* shared_at(uintptr_t address) {
-    for (SharedObject& object : shared_) {
-      if (address - object.begin < object.bytes) return &object;
-    }
-    return nullptr;
-  }
-
-  Instruction instruction(uint32_t number) const {
-    const Site& site = sites[number];
-    return {site.caller - image.base, site.kind, site.space, site.bytes};
-  }
-
-  // The last array that begins at or below an address.
-  const NamedArray* array_at(uintptr_t address) const {
-    const auto above = std::upper_bound(arrays_.begin(), arrays_.end(), address,
-                                        [](uintptr_t a, const NamedArray& array) { return a < array.begin; });
-    return above == arrays_.begin() ? nullptr : &*(above - 1);
-  }
-
-  // ---- requests -----------------------------------------------------------------------------------------
-
-  // Puts the accesses of a warp's lanes since the last barrier side by side.
-  void count_requests(int warp) {
-    ++gathering_;
-    request_count_ = 0;
-    grouped_.resize(sites.size());
-    const int lanes = std::min(32, threads_ - warp * 32);
-    for (int lane = 0; lane < lanes; ++lane) {
-      std::vector<Entry>& log = logs_[warp * 32 + lane];
-      for (const Entry& entry : log) {
-        Group& group = grouped_[entry.site];
-        if (group.gathering != gathering_) {
-          group.gathering = gathering_;
-          group.requests.clear();
-          group.lane = -1;
-        }
-        if (group.lane != lane) {
-          group.lane = lane;
-          group.next = 0;
-        }
-        if (group.next == group.requests.size()) {
-          if (request_count_ == requests_.size()) requests_.emplace_back();
-          Request& request = requests_[request_count_];
-          request.site = entry.site;
-          request.lanes = 0;
-          group.requests.push_back(static_cast<uint32_t>(request_count_++));
-        }
-        Request& request = requests_[group.requests[group.next++]];
-        request.lanes |= 1u << lane;
-        request.address[lane] = entry.address;
-      }
-      log.clear();
-    }
-    for (size_t i = 0; i < request_count_; ++i) count_request(requests_[i]);
-  }
-
-  void count_request(Request& request) {
-    const Site& site = sites[request.site];
-    const NamedArray* array = nullptr;
-    if (site.space == Space::global) {
-      array = array_at(request.address[__builtin_ctz(request.lanes)]);
-      if (array) {
-        // As if the array began on a boundary of 256 bytes, which 16 bytes of its address do not change.
-        const uint64_t shift = array->begin % 256 / 16 * 16;
-        for (uint64_t& address : request.address) address -= shift;
-      }
-    }
-    const uint64_t key = uint64_t{request.site} << 8 | (array ? array - arrays_.data() + 1 : 0);
-    const auto [place, added] = costs_.try_emplace(key);
-    Access& access = place->second;
-    if (added) {
-      access = {};
-      access.instruction = instruction(request.site);
-      if (array) access.array = array->name;
-    }
-    ++access.requests;
-    access.lanes += __builtin_popcount(request.lanes);
-    if (site.space == Space::shared) {
-      const Wavefronts wavefronts = wavefronts_of(request, site.bytes);
-      access.wavefronts += wavefronts.needed;
-      access.least_wavefronts += wavefronts.least;
-    } else {
-      const bool cached = site.kind == Kind::load;
-      const Sectors sectors = sectors_of(request, site.bytes, [&](uint64_t sector) {
-        if (cached) access.misses += cache_.misses(sector);
-      });
-      access.sectors += sectors.touched;
-      access.least_sectors += sectors.least;
-      if (!cached) access.misses += sectors.touched;
-    }
-  }
-
-  // ---- races --------------------------------------------------------------------------------------------
-
-  void look_for_races(SharedObject* object, uintptr_t address, size_t bytes, uint32_t site, Role role) {
-    const Stamp now = order_.stamp(state.thread, site);
-    const auto visit = [&](Cell& cell, uint64_t position) {
-      const auto before = [&](const Stamp& earlier) { return order_.before(earlier, now.thread); };
-      note(cell, before, now, role, [&](const Stamp& earlier) { add_race(object, position, earlier, now); });
-    };
-    if (object) {
-      object->words.visit(address - object->begin, bytes, visit);
-    } else {
-      global_.visit(address, bytes, visit);
-    }
-  }
-
-  void add_race(const SharedObject* object, uint64_t position, const Stamp& earlier, const Stamp& now) {
-    Race& race = races_[{earlier.site, now.site}];
-    if (race.occurrences++ > 0) return;
-    race.first = {instruction(earlier.site), earlier.block - 1, order_.thread_of(earlier)};
-    race.second = {instruction(now.site), now.block - 1, order_.thread_of(now)};
-    race.position = position;
-    if (object) {
-      race.array = object->name;
-    } else if (const NamedArray* array = array_at(position)) {
-      race.array = array->name;
-      race.position -= array->begin;
-    }
-  }
-
-  // The launch.
-  std::vector<NamedArray> arrays_;
-  std::unordered_map<uint64_t, Access> costs_;  // by site and array
-  std::map<std::tuple<const char*, const char*, int>, uint64_t> operations_;
-  std::map<std::pair<uint32_t, uint32_t>, Race> races_;
-  Pages global_;
-
-  // The block.
-  uint64_t block_ = 0, barriers_ = 0;
-  int threads_ = 0;
-  std::vector<SharedObject> shared_;
-  Order order_;
-  Cache cache_;
-  std::vector<std::vector<Entry>> logs_;  // by thread
-
-  // Requests of a warp. The requests of a site are in the order of their first lane's accesses.
-  struct Group {
-    uint64_t gathering = 0;
-    int lane = -1;
-    size_t next = 0;
-    std::vector<uint32_t> requests;
-  };
-  uint64_t gathering_ = 0;
-  std::vector<Group> grouped_;  // by site
-  std::vector<Request> requests_;
-  size_t request_count_ = 0;
-};
 
 std::unique_ptr<Counter> counter;
 
@@ -391,6 +93,10 @@ void warp_operation(const char* operation, const char* file, int line) {
   if (state.recording) counter->count_operation(operation, file, line);
 }
 
+void thread_operation(const char* operation, const char* file, int line) {
+  if (state.recording) counter->count_thread_operation(operation, file, line);
+}
+
 void joined(unsigned lanes) {
   if (state.recording) counter->join(lanes);
 }
@@ -461,6 +167,18 @@ void factor_read(const void* chunk, unsigned group, void* caller) {
 
 void products_done(unsigned groups) {
   if (finds_races()) counter->order().end_products(state.thread / 32, groups);
+}
+
+void box_moved(Kind kind, const std::vector<BoxLine>& lines, size_t bytes, void* caller) {
+  if (state.recording) counter->move_box(kind, lines, bytes, caller);
+}
+
+void factors_read(size_t bytes, void* caller) {
+  if (state.recording) counter->pass_banks(Kind::factor, bytes, caller);
+}
+
+bool samples() {
+  return state.recording && counter->options.blocks != UINT64_MAX;
 }
 
 void atomic(const void* pointer, size_t bytes) {

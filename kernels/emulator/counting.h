@@ -26,7 +26,8 @@ namespace cconvnet::emulator::counting {
 
 // ---- the record -----------------------------------------------------------------------------------------
 
-enum class Kind : uint8_t { load, store, atomic, copy, matrix };
+// A box is moved by the copy engine, a factor is read by the products of a warp group.
+enum class Kind : uint8_t { load, store, atomic, copy, matrix, box_load, box_store, factor };
 enum class Space : uint8_t { global, shared };
 
 // An instruction that accesses memory. `offset` is its address in the file of the program or module.
@@ -48,7 +49,7 @@ struct Access {
   uint64_t wavefronts, least_wavefronts;
 };
 
-// A barrier or an operation of whole warps, and how many warps executed it.
+// A barrier, an operation of whole warps or a wait of some threads, and how many warps executed it.
 struct Operation {
   std::string name, file;
   int line;
@@ -76,6 +77,7 @@ struct Launch {
   dim3 grid, block;
   uint64_t shared_bytes, launch_bytes;  // of a block: its own objects; given by the launch
   uint64_t blocks_run;
+  double busiest;       // the events of the busiest of these blocks over their average
   uint64_t barriers;    // of the blocks run
   uint64_t cut_blocks;  // blocks that were ended at the limit of barriers
   std::vector<Access> accesses;
@@ -152,6 +154,8 @@ void end_block();
 // Returns true if the block is to be ended here.
 bool passed_barrier(const char* operation, const char* file, int line);
 void warp_operation(const char* operation, const char* file, int line);
+// The running thread, perhaps with others of its warp, waits for a phase of a barrier.
+void thread_operation(const char* operation, const char* file, int line);
 // Lanes of the running thread's warp have met at a __syncwarp.
 void joined(unsigned lanes);
 void shared_object(const char* name, const void* memory, size_t bytes);
@@ -173,6 +177,16 @@ void stores_done(unsigned groups);
 bool finds_races();
 void factor_read(const void* chunk, unsigned group, void* caller);
 void products_done(unsigned groups);
+// The copy engine moves a box of `bytes` bytes of shared memory, of which `lines` are in the array.
+struct BoxLine {
+  const char* first;
+  size_t bytes;
+};
+void box_moved(Kind kind, const std::vector<BoxLine>& lines, size_t bytes, void* caller);
+// Tensor cores read from shared memory a warp's share of both factors of a product.
+void factors_read(size_t bytes, void* caller);
+// True while only some blocks of each launch run, so that the numbers that they compute are of no use.
+bool samples();
 
 #else
 
@@ -196,6 +210,7 @@ inline bool passed_barrier(const char*, const char*, int) {
   return false;
 }
 inline void warp_operation(const char*, const char*, int) {}
+inline void thread_operation(const char*, const char*, int) {}
 inline void joined(unsigned) {}
 inline void shared_object(const char*, const void*, size_t) {}
 inline void atomic(const void*, size_t) {}
@@ -213,6 +228,10 @@ inline bool finds_races() {
 }
 inline void factor_read(const void*, unsigned, void*) {}
 inline void products_done(unsigned) {}
+inline void factors_read(size_t, void*) {}
+inline constexpr bool samples() {
+  return false;
+}
 
 #endif
 

@@ -499,6 +499,10 @@ class Machine {
 
 inline Machine machine;
 
+// Of the chip that the emulator stands for. Few, so that small problems have several tiles for each.
+constexpr int usual_multiprocessors = 3;
+inline int multiprocessors = usual_multiprocessors;
+
 inline void Machine::fiber_main() {
   Fiber::arrived(nullptr);
   machine.work();

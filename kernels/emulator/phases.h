@@ -125,6 +125,7 @@ inline void wait_for_phase(const Site& site, const uint64_t& state, bool parity)
              " of the launch's shared memory" + ", of which " + Phase::at(site, state).missing();
     }
   } ended(site, state, parity);
+  counting::thread_operation(site.operation, site.file, site.line);
   machine.wait_until(site, ended);
   counting::barrier_awaited(&state);
 }

@@ -127,8 +127,29 @@ inline bool is_poison(float value) {
   return bits == ~0u;
 }
 
+// The instruction's name with its shape.
+template <int N, int K>
+struct ProductName {
+  char text[32] = "wgmma.mma_async.m64n";
+
+  constexpr ProductName() {
+    int at = 20;
+    const auto write = [&](int number) {
+      int unit = 1;
+      while (number / unit >= 10) unit *= 10;
+      for (; unit > 0; unit /= 10) text[at++] = static_cast<char>('0' + number / unit % 10);
+    };
+    write(N);
+    text[at++] = 'k';
+    write(K);
+  }
+};
+template <int N, int K>
+inline constexpr ProductName<N, K> product_name;
+
 // Computes a warp's 16 rows. The order of the additions is k's; a chip's is not documented.
 inline void compute(const GroupProduct& product, int warp_of_group, std::vector<float>& values) {
+  if (counting::samples()) return;
   const FactorView a(product.site, product.a, product.a_along_k, product.element_bytes);
   const FactorView b(product.site, product.b, product.b_along_k, product.element_bytes);
   const int depth = 32 / product.element_bytes;
@@ -195,6 +216,8 @@ __attribute__((noinline)) inline void start_product(const GroupProduct& product,
       machine.fail<KernelError>(site, "warps of a group start different products");
     }
     ++own.started;
+    // 16 rows of A are the warp's own, and the four read B together.
+    counting::factors_read(static_cast<size_t>(16 + product.n / 4) * 32, caller);
 
     const int count = product.n / 2;
     size_t index = 0;

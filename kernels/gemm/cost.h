@@ -39,7 +39,7 @@ constexpr int64_t kSharedBytes = 227 * 1024, kReservedBytes = 1024;  // of a mul
 constexpr int64_t kSchedulers = 4, kLanes = 128;                     // of a multiprocessor
 constexpr int64_t kCacheBytes = 35;     // from the second-level cache to a multiprocessor, in a cycle
 constexpr int64_t kBankBytes = 128;     // from or to shared memory
-constexpr int64_t kBusyPercent = 88;    // of the time: what bounds tensor tiles that share a multiprocessor
+constexpr int64_t kBusyPercent = 88;    // of the time: what bounds tensor tiles and their copies
 constexpr int64_t kMemoryBytes = 2100;  // from and to memory, in a cycle
 constexpr int64_t kLatency = 600;       // cycles from a copy's start to its arrival
 constexpr int64_t kBarrier = 25;        // cycles from the last warp's arrival to the next instruction
@@ -124,12 +124,13 @@ constexpr TileCost tensor_cost(int64_t block_m, int64_t block_n, int64_t block_k
 }
 
 // A tile of warp groups (wgmma_tile.cuh), which reach 95% of the peak, 2,048 multiply-adds of bf16s a cycle, and whose
-// copies take no instructions of theirs.
+// copies take no instructions of theirs. Its block goes on with the next tile, whose copies begin before the sums are
+// written, so no tile has a start of its own.
 constexpr TileCost wgmma_cost(int64_t block_m, int64_t block_n, int64_t block_k, int64_t element) {
   const int64_t bytes = (block_m + block_n) * block_k * element;
   const int64_t products = block_m * block_n * block_k / (element == 2 ? 1945 : 972);
-  const int64_t busiest = std::max(products, bytes / kCacheBytes);
-  return {block_m, block_n, block_k, 1, busiest, busiest};
+  const int64_t busiest = std::max(products, bytes / kCacheBytes) * 100 / kBusyPercent;
+  return {block_m, block_n, block_k, 1, busiest, 0};
 }
 
 // Returns the cycles of blocks that multiply patches (gemm/patch.cuh). Each executes `loads` instructions of

@@ -228,7 +228,7 @@ inline dim3 persistent_blocks(const GemmGrid& grid) {
   CCONVNET_CHECK(cudaGetDevice(&device));
   CCONVNET_CHECK(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device));
 #else
-  const int count = 3;  // few, so that small problems have several tiles for each
+  const int count = emulator::multiprocessors;
 #endif
   return dim3(static_cast<unsigned>(std::min<int64_t>(count, grid.count())));
 }

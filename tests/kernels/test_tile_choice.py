@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 import math
+import os
 import re
+import subprocess
+import sys
 from typing import Any
 
 import pytest
 
 from cconvnet._problem import ConvProblem, FcProblem
 from cconvnet.devices import get_device
+from cconvnet.profile.chips import chip_of
 from cconvnet.testing.networks import layers
 from cconvnet.testing.problems import CONV, with_precision
 
@@ -128,3 +134,81 @@ def test_splits_are_never_short() -> None:
     for k in (1, 256, 511, 512, 1024, 9216, 25088):
         _, splits = choice("fc_fprop", FcProblem(1, k, 8))
         assert 1 <= splits <= max(1, k // 256)
+
+
+# ---- rows of warp groups, which wait for a proof by a GPU -------------------------------------------------
+
+WARP_GROUPS = [
+    ("alexnet/conv2", "conv_fprop"),
+    ("alexnet/conv3", "conv_fprop"),
+    ("alexnet/conv3", "conv_dgrad"),
+    ("alexnet/conv3", "conv_wgrad"),
+    ("vgg16/conv1_2", "conv_fprop"),
+    ("vgg16/conv2_1", "conv_fprop"),
+    ("vgg16/conv3_2", "conv_fprop"),
+    ("vgg16/conv3_2", "conv_dgrad"),
+    ("vgg16/conv4_2", "conv_wgrad"),
+    ("resnet50/layer3_0_conv2", "conv_fprop"),
+    ("resnet50/layer4_1_conv2", "conv_dgrad"),
+]
+_CHOICES = """
+import json, sys
+from cconvnet.devices import get_device
+from cconvnet.testing.networks import layers
+from cconvnet.testing.problems import with_precision
+module = get_device("emulator:0").module
+for name, operation, batch in json.loads(sys.argv[1]):
+    network, layer = name.split("/")
+    problem = with_precision(layers(network)[layer].problem(n=batch), "bf16")
+    print(json.dumps(getattr(module, f"{operation}_impls")(problem)))
+"""
+
+
+@pytest.fixture(scope="module")
+def open_rows() -> dict[tuple[str, str], list[str]]:
+    """Return the rows of problems, the first choice first, where rows need no proof."""
+    asked = [(name, operation, BATCHES[name.split("/")[0]]) for name, operation in WARP_GROUPS]
+    done = subprocess.run(
+        [sys.executable, "-c", _CHOICES, json.dumps(asked)],
+        env=os.environ | {"CCONVNET_ROWS": "unproven"},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    return dict(zip(WARP_GROUPS, map(json.loads, done.stdout.splitlines()), strict=True))
+
+
+def cycles_of(row: str, operation: str, problem: Any) -> float:
+    """Return the cycles of a row of warp groups by docs/profiling.md, with the profile's constants."""
+    chip = chip_of("sm_90a")
+    m, n, k = map(int, re.findall(r"_(\d+)x(\d+)x(\d+)", row)[0])
+    pixels, filters = math.prod(problem.y_shape[:3]), problem.k // problem.groups
+    inputs, taps = problem.c // problem.groups, problem.r * problem.s
+    rows, columns, depth = {
+        "conv_fprop": (pixels, filters, taps * inputs),
+        "conv_dgrad": (math.prod(problem.x_shape[:3]), inputs, taps * filters),
+        "conv_wgrad": (filters, taps * inputs, pixels),
+    }[operation]
+    outputs = math.prod(problem.w_shape if operation.endswith("wgrad") else problem.y_shape)
+    splits = max(1, getattr(MODULE, f"{operation}_workspace")(problem, row) // (4 * outputs))
+    tiles = -(-rows // m) * -(-columns // n) * problem.groups * splits
+    steps = math.ceil(math.ceil(depth / k) / splits)
+    products = steps * 2 * m * n * k / (chip["tensor_bf16_wgmma"] * chip["overlap"])
+    stored, copied = 4 * m * n / chip["l2"], steps * (m + n) * k * 2 / (chip["l2"] * chip["overlap"])
+    return -(-tiles // MULTIPROCESSORS) * (max(products, copied) + stored)
+
+
+@pytest.mark.parametrize(("name", "operation"), WARP_GROUPS)
+def test_warp_groups_are_ranked_as_the_profile_predicts(
+    name: str, operation: str, open_rows: dict[tuple[str, str], list[str]]
+) -> None:
+    problem = problem_of(name, "bf16")
+    rows = open_rows[name, operation]
+    ranked = [row for row in rows if "_wgmma_" in row]
+    assert len(ranked) >= 2
+    cycles = [cycles_of(row, operation, problem) for row in ranked]
+    # Integers are rounded in the one, and nothing in the other.
+    assert all(before <= 1.01 * after for before, after in itertools.pairwise(cycles)), cycles
+    # Nothing changes where rows must be proven.
+    assert "_wgmma_" not in getattr(MODULE, f"{operation}_impls")(problem)[0]

@@ -111,6 +111,25 @@ def test_a_product_takes_no_more_instructions_than_before(direction: str, tile: 
         assert loop.total() / (loop["HMMA"] or loop["FFMA"]) <= MOST_INSTRUCTIONS[direction, tile], facts.name
 
 
+# Instructions of the hot loop of warp groups for each product of 64 rows and 32 bytes of k. It hides them.
+MOST_BESIDE_WARP_GROUPS = 20
+
+
+def test_the_roles_of_warp_groups_are_told_apart() -> None:
+    found = [facts for facts in shipped("sm_90a").values() if facts.has_warp_groups]
+    assert len(found) == 19
+    for facts in found:
+        # One block of 384 threads on a multiprocessor, by the registers of all.
+        assert facts.threads == 384 and facts.occupancy(384, facts.shared).blocks == 1, facts.name
+        copies, products = (facts.inside(kind, innermost=False) for kind in ("UTMALDG", "HGMMA"))
+        assert copies and products and not copies & products and 0 not in copies | products, facts.name
+        assert facts.hot in facts.inside("HGMMA", innermost=True) <= products, facts.name
+        loop = facts.hot_loop()
+        multiplied = sum(number for kind, number in loop.items() if kind.startswith("HGMMA."))
+        assert loop.total() <= MOST_BESIDE_WARP_GROUPS * multiplied, facts.name
+    assert not any(facts.has_warp_groups for facts in shipped("sm_80").values())
+
+
 def test_instructions_are_counted_by_source_line() -> None:
     if shutil.which("c++filt") is None:
         pytest.skip("c++filt is missing")
@@ -150,4 +169,11 @@ def test_the_rows_of_tables_are_found_by_name(monkeypatch: pytest.MonkeyPatch) -
         row_of("conv_fprop_gemm<Tile<float, 128, 64, 8, 8, 8, 1>, float>")
         == "conv_fprop_gemm_fp32_128x64x8_scalar"
     )
+    groups = "conv_wgrad_wgmma_bf16_128x192x64_lines_of_16"
+    assert row_of("conv_wgrad_wgmma<WgmmaTile<bfloat16, 128, 192, 64, 4>, 16>") == groups
+    slabs = "conv_fprop_wgmma_bf16_256x96x64_slabs_of_16"
+    assert row_of("conv_fprop_wgmma<WgmmaTile<bfloat16, 256, 96, 16, 4>, bfloat16>") == slabs
+    for row in (groups, slabs):
+        facts = known.of_row(row)
+        assert facts is not None and facts.has_warp_groups and row_of(facts.name) == row
     assert known.of_row("no_such_row") is None and known.find("no_such_kernel") is None

@@ -18,11 +18,13 @@ from cconvnet.profile.model import (
     pipe_cycles,
     predict,
     serial_cycles,
+    tensor_cycles,
 )
 
 # Round numbers: ten multiprocessors at one cycle a nanosecond, of which nothing is lost.
 ROUND = {
     "multiprocessors": 10, "clock": 1, "overlap": 1, "dram": 1000, "tensor_bf16": 4096, "tensor_tf32": 2048,
+    "tensor_bf16_wgmma": 8192, "tensor_tf32_wgmma": 4096,
     "issue": 4, "fp32": 128, "integer": 64, "special": 16, "shared": 128, "l1": 128, "l2": 32, "alone": 2,
     "barrier": 10, "l2_latency": 100, "dram_latency": 500, "shared_latency": 30, "block_start": 0,
 }  # fmt: skip
@@ -42,9 +44,10 @@ def work(grid: int = 20, traffic: Traffic = NO_TRAFFIC, dram_bytes: float = 0) -
 @pytest.mark.parametrize(
     ("kind", "group"),
     [
-        ("HMMA", "tensor"), ("FFMA", "fp32"), ("IMAD", "fp32"), ("HFMA2", "fp32"), ("MUFU", "special"),
-        ("DIVISION", "special"), ("LDGSTS.16", "global"), ("LDGDEPBAR", "control"), ("STG.4", "global"),
-        ("LDSM", "shared"), ("SHFL", "shared"), ("LDC", "uniform"), ("UIADD3", "uniform"), ("BRA", "control"),
+        ("HMMA", "tensor"), ("HGMMA.128", "tensor"), ("SYNCS", "control"), ("UTMALDG", "uniform"),
+        ("FFMA", "fp32"), ("IMAD", "fp32"), ("HFMA2", "fp32"), ("MUFU", "special"), ("DIVISION", "special"),
+        ("LDGSTS.16", "global"), ("LDGDEPBAR", "control"), ("STG.4", "global"), ("LDSM", "shared"),
+        ("SHFL", "shared"), ("LDC", "uniform"), ("UIADD3", "uniform"), ("BRA", "control"),
         ("FSETP", "integer"), ("HMNMX2", "integer"), ("IADD3", "integer"), ("F2FP", "integer"),
     ],
 )  # fmt: skip
@@ -68,6 +71,60 @@ def test_cycles_of_each_pipe() -> None:
         "l2": 30 * SECTOR / 32,
     }
     assert pipe_cycles({"HMMA": 2}, work(), CHIP, is_bf16=True)["tensor"] == 8
+
+
+def groups(stores: int = 5) -> Facts:
+    """Return the facts of warp groups of 384 threads: one warp copies, two groups multiply and store."""
+    codes = [
+        Part(None, False, Counter(BAR=1), (), ()),
+        Part(0, False, Counter(MOV=3), (), ()),  # the role that copies
+        Part(1, True, Counter(UTMALDG=2, UIADD3=28), (), ()),
+        Part(0, True, Counter({"STG.16": stores}), (), ()),  # the other: tile after tile
+        Part(3, True, Counter({"HGMMA.128": 4, "R2UR": 16}), (), ()),
+    ]
+    return Facts("", "WgmmaTile<bfloat16", "sm_90a", 168, 0, 384, 4, tuple(codes))
+
+
+def multiplied(steps: float, tiles: float, busiest: float = 1.0, stores: int = 5) -> Work:
+    """Return the work of a block of warp groups: the average of 12 warps; 8 multiply and one copies."""
+    counted = {
+        "BAR": 1, "UTMALDG": 2 * steps / 12, "HGMMA.128": 4 * steps * 8 / 12,
+        "STG.16": stores * tiles * 8 / 12,
+    }  # fmt: skip
+    return Work(10, 384, 0, counted, NO_TRAFFIC, 0, busiest)
+
+
+def test_products_of_warp_groups_have_a_rate_of_their_own() -> None:
+    # A warp's share is 16 x 128 x 16 multiply-adds, of tf32s half as many.
+    assert tensor_cycles({"HGMMA.128": 3}, CHIP, is_bf16=True) == 3 * 16 * 128 * 16 * 2 / 8192
+    assert tensor_cycles({"HGMMA.128": 3}, CHIP, is_bf16=False) == 3 * 16 * 128 * 8 * 2 / 4096
+    assert tensor_cycles({"HMMA": 3}, CHIP, is_bf16=True) == 3
+
+
+def test_warp_groups_write_their_sums_behind_their_products() -> None:
+    facts = groups()
+    assert facts.has_warp_groups and facts.inside("HGMMA", innermost=True) == {4}
+    assert facts.inside("HGMMA", innermost=False) == {3, 4}
+    assert facts.inside("UTMALDG", innermost=False) == {1, 2}
+    found = predict(multiplied(steps=100, tiles=10), facts, CHIP)
+    # A step's products are 4 x 8 shares of 8 cycles, a tile's stores 5 instructions at 2; the latency is 100.
+    assert found.order[0] == "serial" and found.cycles["tensor"] == pytest.approx(100 * 4 * 8 * 8, rel=1e-3)
+    assert found.seconds == pytest.approx((100 * 256 + 10 * 5 * 2 + 100) * 1e-9, rel=1e-3)
+
+
+def test_copies_may_take_longer_than_products() -> None:
+    facts = groups()
+    slow = replace(facts.parts[2], code=Counter(UTMALDG=2, UIADD3=998))
+    found = predict(
+        multiplied(100, 10), replace(facts, parts=(*facts.parts[:2], slow, *facts.parts[3:])), CHIP
+    )
+    # One warp, an instruction in 2 cycles.
+    assert found.seconds == pytest.approx((100 * 1000 * 2 + 100) * 1e-9, rel=1e-3)
+
+
+def test_the_busiest_block_of_warp_groups_decides() -> None:
+    even, uneven = (predict(multiplied(100, 10, busiest), groups(), CHIP).seconds for busiest in (1, 1.25))
+    assert uneven - 100e-9 == pytest.approx(1.25 * (even - 100e-9), rel=1e-3)
 
 
 def test_a_full_grid_takes_its_busiest_pipe() -> None:

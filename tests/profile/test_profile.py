@@ -71,7 +71,7 @@ def tile(grid: int = 1458, ways: int = 1, kernel: str = TILE) -> Launch:
     }
     return Launch(
         kernel=kernel, site=Line("kernels/conv_fprop.cu", 1, ""), grid=(grid, 1, 1), block=(128, 1, 1),
-        shared_bytes=16, launch_bytes=49152, blocks_run=1, cut_blocks=0, barriers=STEPS + 1,
+        shared_bytes=16, launch_bytes=49152, blocks_run=1, busiest=1.0, cut_blocks=0, barriers=STEPS + 1,
         accesses=(copies, matrices, stores),
         operations=tuple(WarpOperation(name, "", 0, warps) for name, warps in operations.items()),
         races=(),
@@ -264,7 +264,7 @@ def counted() -> Callable[..., dict[str, Any]]:
         pytest.skip(str(error))
 
     def profile(**values: Any) -> dict[str, Any]:
-        return results.profile(**{"net": "lenet", "batch": 4, "observe": observer(1)} | values)
+        return results.profile(**{"net": "lenet", "batch": 4, "observe": observer(1, 132)} | values)
 
     return profile
 
