@@ -110,7 +110,9 @@ PROMISES = (
     ),
     Promise("launch bounds", "", lambda kernel: kernel.threads is not None),
     Promise(
-        "products by tensor cores", "(Tensor|FewChannels)Tile<", lambda kernel: _has(kernel.hot_loop, *TENSOR)
+        "products by tensor cores",
+        "(Tensor|FewChannels|Wgmma)Tile<",
+        lambda kernel: _has(kernel.hot_loop, *TENSOR),
     ),
     Promise(
         "fragments by ldmatrix",
@@ -119,7 +121,7 @@ PROMISES = (
     ),
     Promise(
         "strict fp32: no tensor-core instruction",
-        r"^(?!.*(Tensor|FewChannels)Tile<)",
+        r"^(?!.*(Tensor|FewChannels|Wgmma)Tile<)",
         lambda kernel: not _has(kernel.counts, *TENSOR),
     ),
     Promise(
