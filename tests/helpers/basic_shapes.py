@@ -16,6 +16,7 @@ from typing import Any
 from cconvnet._problem import (
     BatchNormProblem,
     BiasProblem,
+    ConvProblem,
     DropoutProblem,
     FilterBlocksProblem,
     InputProblem,
@@ -43,10 +44,18 @@ from cconvnet.testing.problems import (
     with_precision,
 )
 
+_WHOLE_LINES = ConvProblem(1, 6, 7, 64, 64, 3, 3, padding=(1, 1))  # of channels, which warp groups want
 _DEPTHWISE = [DEPTHWISE[name] for name in ("3x3", "5x5_strided", "dilated", "scalar")]
 # By an operation's name or its first word. Of each, one that fills blocks and one that leaves threads over.
 _PROBLEMS: dict[str, list[Any]] = {
-    "conv": [CONV["plain"], CONV["tail"], CONV["unequal_and_dilated"], CONV["rgb"], *_DEPTHWISE],
+    "conv": [
+        CONV["plain"],
+        CONV["tail"],
+        CONV["unequal_and_dilated"],
+        CONV["rgb"],
+        _WHOLE_LINES,
+        *_DEPTHWISE,
+    ],
     "local": [LOCAL["plain"], LOCAL["tail"]],
     "fc": [FC["plain"], FC["tail"]],
     "batch": [BatchNormProblem(64, 32), BatchNormProblem(7, 13, 5)],
