@@ -55,20 +55,6 @@ bool has_window_map(const ConvProblem& problem) {
          fits(problem.w, problem.q, problem.s, problem.stride_w, problem.pad_w, problem.dilation_w);
 }
 
-// ---- the GPU ----------------------------------------------------------------------------------------------
-
-// Whether the current device, and the build, have the instructions.
-bool has_wgmma() {
-#ifdef __CUDACC__
-  int device = 0, major = 0;
-  CCONVNET_CHECK(cudaGetDevice(&device));
-  CCONVNET_CHECK(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device));
-  return major == 9 && std::string(CCONVNET_ARCHS).find("90a") != std::string::npos;
-#else
-  return true;
-#endif
-}
-
 // ---- parameters -------------------------------------------------------------------------------------------
 
 template <class Output>
@@ -167,8 +153,8 @@ FpropTable::Row fprop_row() {
   return {"conv_fprop_wgmma_" + Tile::name(),
           true,
           [](const ConvProblem& problem) {
-            return has_wgmma() && problem.precision == Tile::PRECISION &&
-                   problem.c_per_group() % Tile::SLAB == 0 && has_window_map(problem);
+            return problem.precision == Tile::PRECISION && problem.c_per_group() % Tile::SLAB == 0 &&
+                   has_window_map(problem) && has_warp_groups();
           },
           always,
           [](const ConvProblem& problem) { return split_workspace(fprop_size(problem), problem.outputs()); },
@@ -179,6 +165,7 @@ FpropTable::Row fprop_row() {
 
 // ---- dgrad, of stride 1 -------------------------------------------------------------------------------------
 
+// As in conv_dgrad.cu, where strides give several classes.
 GemmSize dgrad_size(const ConvProblem& problem) {
   return {problem.n * problem.h * problem.w, problem.c_per_group(),
           problem.r * problem.s * problem.k_per_group(), problem.groups, problem.precision};
@@ -275,9 +262,9 @@ DgradTable::Row dgrad_row() {
   return {"conv_dgrad_wgmma_" + Tile::name(),
           true,
           [](const ConvProblem& problem) {
-            return has_wgmma() && problem.precision == Tile::PRECISION && problem.stride_h == 1 &&
-                   problem.stride_w == 1 && problem.k_per_group() % Tile::SLAB == 0 &&
-                   problem.c_per_group() % 8 == 0 && has_window_map(problem);
+            return problem.precision == Tile::PRECISION && problem.stride_h == 1 && problem.stride_w == 1 &&
+                   problem.k_per_group() % Tile::SLAB == 0 && problem.c_per_group() % 8 == 0 &&
+                   has_window_map(problem) && has_warp_groups();
           },
           always,
           [](const ConvProblem& problem) { return split_workspace(dgrad_size(problem), problem.x_count()); },
@@ -367,8 +354,8 @@ WgradTable::Row wgrad_row() {
   return {"conv_wgrad_wgmma_" + Tile::name() + "_lines_of_" + std::to_string(LINE),
           true,
           [](const ConvProblem& problem) {
-            return has_wgmma() && problem.precision == Tile::PRECISION && problem.k % 8 == 0 &&
-                   problem.c_per_group() % LINE == 0 && has_window_map(problem);
+            return problem.precision == Tile::PRECISION && problem.k % 8 == 0 &&
+                   problem.c_per_group() % LINE == 0 && has_window_map(problem) && has_warp_groups();
           },
           always,
           [](const ConvProblem& problem) { return split_workspace(wgrad_size(problem), problem.w_count()); },

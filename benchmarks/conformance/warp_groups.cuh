@@ -9,18 +9,6 @@
 
 namespace {
 
-// Whether the GPU, and the program's code for it, have them.
-bool has_warp_groups() {
-#ifdef __CUDACC__
-  int device = 0, major = 0;
-  CCONVNET_CHECK(cudaGetDevice(&device));
-  CCONVNET_CHECK(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device));
-  return major == 9 && std::string(CCONVNET_ARCHS).find("90a") != std::string::npos;
-#else
-  return true;
-#endif
-}
-
 constexpr Swizzle kSwizzles[] = {Swizzle::none, Swizzle::bytes_32, Swizzle::bytes_64, Swizzle::bytes_128};
 
 void append(Words& words, const Words& more) {

@@ -28,14 +28,13 @@ if str(ROOT) not in sys.path:
 from cconvnet._problem import ConvProblem  # noqa: E402
 from cconvnet.devices import Device, get_device, machine, proofs  # noqa: E402
 from cconvnet.testing.check import check, impls  # noqa: E402
-from cconvnet.testing.problems import CONV, with_precision  # noqa: E402
+from cconvnet.testing.problems import CONV, WARP_GROUPS, with_precision  # noqa: E402
 
 SECONDS = 60.0  # of a row; one that takes longer hangs
 PROCESSES = 8
 PRECISION = "bf16"
 
-# In addition to the tests' own problems: groups of whole slabs, edges of tiles in all directions, and more
-# than one step for each stage.
+# In addition to the tests' own problems.
 PROBLEMS = {
     "slabs": ConvProblem(2, 9, 10, 64, 136, 3, 3, padding=(1, 1)),
     "strided": ConvProblem(3, 13, 11, 64, 192, 3, 3, stride=(2, 2), padding=(1, 1)),
@@ -66,7 +65,8 @@ def operation_of(row: str) -> str:
 def cases(row: str, device: Device) -> Iterator[tuple[str, Any, dict[str, Any]]]:
     """Yield the name and problem of each test of a row on a device, with the further arguments of check()."""
     operation = operation_of(row)
-    small = {**CONV, **{f"proof {name}": problem for name, problem in PROBLEMS.items()}}
+    small = {**CONV, **{f"warp groups {name}": problem for name, problem in WARP_GROUPS.items()}}
+    small |= {f"proof {name}": problem for name, problem in PROBLEMS.items()}
     large = {f"proof {name}": problem for name, problem in LARGE_PROBLEMS.items()}
     for name, problem in {**small, **(large if device.kind == "cuda" else {})}.items():
         product = with_precision(problem, PRECISION)

@@ -149,11 +149,8 @@ class Draft:
         Raises:
             ValueError: the weight or the bias does not fit.
         """
-        if weight.ndim != 4 or min(weight.shape) < 1:
-            raise ValueError(f"the weight must be [K, C/groups, R, S], not {list(weight.shape)}")
+        _check_filters(x, weight, "K, C/groups", "a convolution")
         k, c, r, s = weight.shape
-        if x.flat and not x.is_row:
-            raise ValueError("a convolution cannot read a row of values")
         if c * groups != x.shape[2]:
             raise ValueError(
                 f"the weight {list(weight.shape)} in {groups} groups reads {c * groups} channels, but there "
@@ -172,11 +169,8 @@ class Draft:
         Raises:
             ValueError: the weight or the bias does not fit.
         """
-        if weight.ndim != 4 or min(weight.shape) < 1:
-            raise ValueError(f"the weight must be [C, K/groups, R, S], not {list(weight.shape)}")
+        _check_filters(x, weight, "C, K/groups", "a transposed convolution")
         c, k, r, s = weight.shape
-        if x.flat and not x.is_row:
-            raise ValueError("a transposed convolution cannot read a row of values")
         if c != x.shape[2]:
             raise ValueError(
                 f"the weight {list(weight.shape)} reads {c} channels, but there are {x.shape[2]}"
@@ -402,6 +396,14 @@ class Draft:
                     raise ValueError(f"the weights {key} contain values that are not finite")
                 tensors[key] = tensor
         return Imported(spec, tensors, self.notes)
+
+
+def _check_filters(x: Signal, weight: Array, axes: str, what: str) -> None:
+    """Raise ValueError unless a weight has the axes of filters, and a layer with them can read `x`."""
+    if weight.ndim != 4 or min(weight.shape) < 1:
+        raise ValueError(f"the weight must be [{axes}, R, S], not {list(weight.shape)}")
+    if x.flat and not x.is_row:
+        raise ValueError(f"{what} cannot read a row of values")
 
 
 def _is_uniform(array: Array) -> bool:

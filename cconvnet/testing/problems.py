@@ -122,6 +122,28 @@ DEPTHWISE = {
     "padded_beyond_filter": ConvProblem(1, 4, 5, 8, 8, 3, 3, padding=(4, 6), groups=8),
 }
 
+# Convolutions that are hard for the tiles of warp groups, most of which want whole lines of 64 channels.
+WARP_GROUPS = {
+    # Rows, columns and pixels beyond the last of a tile.
+    "padded": ConvProblem(2, 8, 9, 64, 64, 3, 3, padding=(1, 1)),
+    "strided": ConvProblem(12, 11, 9, 64, 64, 3, 3, stride=(2, 3), padding=(1, 2)),
+    "dilated": ConvProblem(2, 10, 9, 64, 64, 3, 2, padding=(2, 1), dilation=(2, 3)),
+    "wide": ConvProblem(1, 5, 6, 320, 320, 1, 1),
+    "1x1": ConvProblem(5, 1, 1, 128, 192, 1, 1),
+    "groups_of_64": ConvProblem(1, 6, 7, 128, 128, 2, 3, padding=(1, 1), groups=2),
+    # Sums end within a step, and within a stage.
+    "groups_of_48": ConvProblem(1, 7, 8, 96, 96, 3, 3, padding=(1, 1), groups=2),
+    "groups_of_16": ConvProblem(2, 6, 5, 64, 64, 3, 1, padding=(1, 0), groups=4),
+    # Taps behind the last would be further away than the copy engine can say.
+    "dilated_far": ConvProblem(1, 120, 2, 16, 16, 2, 1, dilation=(100, 1)),
+    # Eight tiles and more of two steps.
+    "many_tiles": ConvProblem(4, 16, 17, 64, 136, 2, 1),
+    "many_tiles_back": ConvProblem(4, 16, 17, 136, 64, 2, 1),
+    "split": ConvProblem(3, 1, 1, 1024, 128, 1, 1),
+    "split_back": ConvProblem(3, 1, 1, 128, 1024, 1, 1),
+    "split_pixels": ConvProblem(4, 13, 13, 64, 64, 1, 1),
+}  # fmt: skip
+
 LOCAL = {
     "plain": LocalProblem(5, 6, 6, 8, 12, 3, 3, padding=(1, 1)),
     "tail": LocalProblem(3, 4, 5, 7, 37, 3, 3, padding=(1, 1)),

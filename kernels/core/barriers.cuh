@@ -71,7 +71,7 @@ __device__ __forceinline__ void meet(uint32_t number CCONVNET_PTX_CALLER) {
 #ifdef __CUDACC__
   CCONVNET_PTX_90("fence.proxy.async.shared::cta; bar.sync %0, %1;" ::"r"(number), "n"(THREADS) : "memory");
 #else
-  emulator::meet({"bar.sync", file, line}, number, THREADS, true);
+  emulator::meet({"bar.sync", file, line}, number, THREADS);
 #endif
 }
 

@@ -4,6 +4,7 @@
 // Sums belong to the tensor cores from start_products() on until they are waited for.
 #pragma once
 
+#include <string>
 #include <type_traits>
 
 #include "core/ptx_call.cuh"
@@ -13,6 +14,19 @@
 #endif
 
 namespace cconvnet {
+
+// Whether the current GPU has these instructions, and the build has code for them.
+inline bool has_warp_groups() {
+#ifdef __CUDACC__
+  int device = 0, major = 0;
+  CCONVNET_CHECK(cudaGetDevice(&device));
+  CCONVNET_CHECK(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device));
+  return major == 9 && std::string(CCONVNET_ARCHS).find("90a") != std::string::npos;
+#else
+  return true;
+#endif
+}
+
 namespace ptx {
 
 // ---- factors: "Matrix Descriptor Format" --------------------------------------------------------------------

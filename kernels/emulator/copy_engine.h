@@ -55,8 +55,8 @@ class Box {
 #endif
   }
 
-  // Calls visit(byte in the box, its chunk of 16 bytes in global memory, how many of them are in the array).
-  // Elements before the array's first are passed too: then `skipped` of the chunk's bytes are outside.
+  // Calls visit(byte, chunk, first, end) for each chunk of 16 bytes: where it is in the box and in global memory, and
+  // which of its bytes are in the array, from `first` to before `end`.
   template <class Visit>
   void visit_chunks(const Visit& visit) const {
     Coordinates line = at_;
@@ -71,11 +71,11 @@ class Box {
         row += place * static_cast<int64_t>(map_.stride[i - 1]);
       }
       for (int byte = 0; byte < line_bytes_; byte += 16) {
-        const int64_t first = int64_t{at_[0]} * map_.element_bytes + byte;
-        const int64_t end = int64_t{map_.size[0]} * map_.element_bytes;
-        const int64_t skipped = inside ? std::clamp<int64_t>(-first, 0, 16) : 16;
-        const int64_t stop = inside ? std::clamp<int64_t>(end - first, 0, 16) : 16;
-        visit(static_cast<uint32_t>(l * line_bytes_ + byte), row + first, skipped, std::max(skipped, stop));
+        const int64_t at = int64_t{at_[0]} * map_.element_bytes + byte;
+        const int64_t row_bytes = int64_t{map_.size[0]} * map_.element_bytes;
+        const int64_t first = inside ? std::clamp<int64_t>(-at, 0, 16) : 16;
+        const int64_t end = inside ? std::clamp<int64_t>(row_bytes - at, first, 16) : 16;
+        visit(static_cast<uint32_t>(l * line_bytes_ + byte), row + at, first, end);
       }
       advance(line);
     }

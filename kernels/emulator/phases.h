@@ -88,25 +88,29 @@ inline void init_barrier(const Site& site, uint64_t& state, uint32_t arrivals) {
   state = Phase::first(arrivals).state();
 }
 
+// Calls change(phase) with a barrier's value, and stores it.
+template <class Change>
+void change_phase(const Site& site, uint64_t& state, Change change) {
+  Phase phase = Phase::at(site, state);
+  const bool parity = phase.parity();
+  change(phase);
+  state = phase.state();
+  if (phase.parity() != parity) counting::barrier_phase_ended(&state);
+}
+
 // Expects `bytes` more in this phase, then arrives.
 inline void arrive(const Site& site, uint64_t& state, int64_t bytes) {
   const counting::Paused paused;
-  Phase phase = Phase::at(site, state);
-  const bool parity = phase.parity();
-  if (bytes != 0) phase.expect(site, bytes);
-  phase.arrive(site, 1);
-  state = phase.state();
-  counting::barrier_arrived(&state);
-  if (phase.parity() != parity) counting::barrier_phase_ended(&state);
+  change_phase(site, state, [&](Phase& phase) {
+    if (bytes != 0) phase.expect(site, bytes);
+    phase.arrive(site, 1);
+    counting::barrier_arrived(&state);
+  });
 }
 
 // Of the copy engine.
 inline void bytes_came(const Site& site, uint64_t& state, int64_t bytes) {
-  Phase phase = Phase::at(site, state);
-  const bool parity = phase.parity();
-  phase.expect(site, -bytes);
-  state = phase.state();
-  if (phase.parity() != parity) counting::barrier_phase_ended(&state);
+  change_phase(site, state, [&](Phase& phase) { phase.expect(site, -bytes); });
 }
 
 // Waits until the phase of this parity has ended.
@@ -120,9 +124,9 @@ inline void wait_for_phase(const Site& site, const uint64_t& state, bool parity)
     Ended(const Site& site, const uint64_t& state, bool parity) : site(site), state(state), parity(parity) {}
     bool is_met() override { return Phase::at(site, state).parity() != parity; }
     std::string text() const override {
-      return "the phase of parity " + std::to_string(parity) + " of the barrier " + "at byte " +
+      return "the phase of parity " + std::to_string(parity) + " of the barrier at byte " +
              std::to_string(machine.shared_address(site, &state, 8) - shared_base) +
-             " of the launch's shared memory" + ", of which " + Phase::at(site, state).missing();
+             " of the launch's shared memory, of which " + Phase::at(site, state).missing();
     }
   } ended(site, state, parity);
   counting::thread_operation(site.operation, site.file, site.line);
@@ -140,13 +144,13 @@ struct NamedBarrier {
 
 inline NamedBarrier named_barriers[16];
 
-// Arrives at a barrier of so many threads, and waits for all of them if `waits`.
-inline void meet(const Site& site, unsigned number, int threads, bool waits) {
+// Arrives at a barrier of so many threads, and waits for all of them.
+inline void meet(const Site& site, unsigned number, int threads) {
   const counting::Paused paused;
   if (number < 1 || number > 15) {
     machine.fail<KernelError>(site,
                               "threads may meet at the barriers 1 to 15, not " + std::to_string(number));
-  };
+  }
   if (threads <= 0 || threads % lanes_per_warp != 0 || threads > machine.thread_count()) {
     machine.fail<KernelError>(site, "a barrier of " + std::to_string(threads) + " threads in a block of " +
                                         std::to_string(machine.thread_count()));
@@ -181,7 +185,6 @@ inline void meet(const Site& site, unsigned number, int threads, bool waits) {
     ++barrier.passed;
     counting::barrier_phase_ended(&barrier);
   }
-  if (!waits) return;
   machine.wait_until(site, passed);
   counting::barrier_awaited(&barrier);
 }

@@ -3,8 +3,8 @@
 //
 // A block has three warp groups. One lane of the last starts copies, tile after tile and step after step, as far ahead
 // as there are stages. The two others multiply, 64 rows at a time, and write their sums while the copies of the next
-// tile arrive. A block works on every so-manieth tile: there are as many blocks as multiprocessors, so that each fills
-// its pipeline once. Barriers in shared memory order copies and products: a stage is full when all its bytes have come,
+// tile arrive. There are as many blocks as multiprocessors, and the tiles are dealt out to them in turn, so that each
+// block fills its pipeline once. Barriers in shared memory order copies and products: a stage is full when all its bytes have come,
 // and empty when all warps have multiplied it.
 //
 // A step of BLOCK_K is a few slabs of SLAB. The copies of a slab are those of one tap, so that a slab may be as short as
@@ -142,7 +142,7 @@ __device__ __forceinline__ void multiply_tiles(WgmmaMemory<Tile, Pass>& memory, 
   float sums[Tile::PRODUCTS_M][Tile::BLOCK_N / 2];
   WgmmaTurn<Tile::STAGES> turn;
   for (uint32_t number = blockIdx.x; number < grid.count(); number += gridDim.x) {
-    GemmBlock block = GemmBlock::make<Tile>(grid, number);
+    const GemmBlock block = GemmBlock::make<Tile>(grid, number);
     const Steps steps = block.steps<Tile>(gemm_k, grid.splits);
 #pragma unroll
     for (int i = 0; i < Tile::PRODUCTS_M; ++i) {

@@ -3,6 +3,7 @@
 #include "core/copy_engine.cuh"
 #include "core/wgmma.cuh"
 #include "counted.h"
+#include "ring.h"
 
 namespace {
 
@@ -66,22 +67,13 @@ __global__ void messages(int* y) {
 
 // ---- copies -------------------------------------------------------------------------------------------------
 
-struct alignas(128) RingShared {
-  float stage[kStages][32];
-  ptx::Barrier full[kStages], empty[kStages];
-};
+using RingShared = Ring<float, 32, kStages>;
 
 // A lane of warp 0 loads rows of 32; two warps read them.
 template <Fault FAULT>
 __global__ void ring(CCONVNET_MAP map, float* y) {
   RingShared& shared = launch_shared_memory<RingShared>();
-  if (threadIdx.x == 0) {
-    for (int i = 0; i < kStages; ++i) {
-      ptx::init_barrier(shared.full[i], 1);
-      ptx::init_barrier(shared.empty[i], 2);
-    }
-  }
-  __syncthreads();
+  shared.begin(2);
   if (threadIdx.x < 32) {
     if (!ptx::is_elected()) return;
     for (int step = 0; step < kSteps; ++step) {
@@ -148,22 +140,13 @@ __global__ void stores(CCONVNET_MAP map) {
 
 // ---- products -----------------------------------------------------------------------------------------------
 
-struct alignas(1024) ProductShared {
-  bfloat16 stage[kStages][64 * 16];
-  ptx::Barrier full[kStages], empty[kStages];
-};
+using ProductShared = Ring<bfloat16, 64 * 16, kStages, 1024>;
 
 // Four warps multiply a matrix by its first 32 rows, while a lane of the fifth loads the next.
 template <Fault FAULT>
 __global__ void products(CCONVNET_MAP map, float* y) {
   ProductShared& shared = launch_shared_memory<ProductShared>();
-  if (threadIdx.x == 0) {
-    for (int i = 0; i < kStages; ++i) {
-      ptx::init_barrier(shared.full[i], 1);
-      ptx::init_barrier(shared.empty[i], 4);
-    }
-  }
-  __syncthreads();
+  shared.begin(4);
   if (threadIdx.x >= 128) {
     if (!ptx::is_elected()) return;
     for (int step = 0; step < kSteps; ++step) {

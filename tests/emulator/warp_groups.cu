@@ -2,6 +2,7 @@
 #include <set>
 
 #include "program.h"
+#include "ring.h"
 #include "core/copy_engine.cuh"
 #include "core/wgmma.cuh"
 
@@ -47,22 +48,13 @@ void under_schedules(const std::string& name, Body body) {
 
 constexpr int kRows = 40, kColumns = 8, kStages = 3;
 
-struct alignas(128) RingShared {
-  float stage[kStages][32];  // a row, and room up to the next boundary
-  ptx::Barrier full[kStages], empty[kStages];
-};
+using RingShared = Ring<float, 32, kStages>;  // a row, and room up to the next boundary
 
 // Warp 0 loads row after row; the two others add them up.
 template <Fault FAULT>
 __global__ void ring(CCONVNET_MAP map, float* y) {
   RingShared& shared = launch_shared_memory<RingShared>();
-  if (threadIdx.x == 0) {
-    for (int i = 0; i < kStages; ++i) {
-      ptx::init_barrier(shared.full[i], 1);
-      ptx::init_barrier(shared.empty[i], 2);
-    }
-  }
-  __syncthreads();
+  shared.begin(2);
   if (threadIdx.x < 32) {
     if (!ptx::is_elected()) return;
     for (int row = 0; row < kRows; ++row) {

@@ -13,12 +13,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cconvnet.bench.peers.pytorch_layers import Activation, Concat, Lrn, Max, Pool, Select, Sum, neuron
+from cconvnet.bench.peers.pytorch_layers import neuron
+from cconvnet.bench.peers.pytorch_net import without_parameters
 from cconvnet.formats.layer_names import namings
 from cconvnet.nets import (
     DATA,
     BatchNormSpec,
-    ConcatSpec,
     ConvSpec,
     DeconvSpec,
     DropoutSpec,
@@ -26,14 +26,8 @@ from cconvnet.nets import (
     FilterSpec,
     LayerSpec,
     LocalSpec,
-    LrnSpec,
-    MaxSpec,
     NetSpec,
-    NeuronSpec,
-    PoolSpec,
     RbfSpec,
-    SelectSpec,
-    SumSpec,
 )
 from cconvnet.nets.shapes import Shape, shapes
 from cconvnet.nets.values import both_sides
@@ -87,21 +81,10 @@ def _module(layer: LayerSpec, inputs: list[Shape], output: Shape) -> nn.Module:
             return nn.Identity()
         case RbfSpec():
             return _Distances(layer)
-        case PoolSpec():
-            return Pool(layer, inputs[0])
-        case LrnSpec():
-            return Lrn(layer, False)
-        case NeuronSpec():
-            return Activation(layer)
-        case SelectSpec():
-            return Select(layer)
-        case SumSpec():
-            return Sum(layer)
-        case MaxSpec():
-            return Max()
-        case ConcatSpec():
-            return Concat()
-    raise NotImplementedError(f"layer {layer.name}: no module is made of a {layer.type} layer")
+    module = without_parameters(layer, inputs)
+    if module is None:
+        raise NotImplementedError(f"layer {layer.name}: no module is made of a {layer.type} layer")
+    return module
 
 
 class _Product(nn.Module):

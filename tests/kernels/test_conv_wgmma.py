@@ -12,40 +12,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cconvnet._problem import ConvProblem
 from cconvnet.devices import Device, get_device
 from cconvnet.operations import workspace_size
 from cconvnet.testing import compare, reference
 from cconvnet.testing.check import check, make_inputs, own_impls, run
-from cconvnet.testing.problems import with_precision
+from cconvnet.testing.problems import WARP_GROUPS, with_precision
 
 PASSES = ("conv_fprop", "conv_dgrad", "conv_wgrad")
 
 
-def problem(*sizes: int, **options: Any) -> ConvProblem:
-    return with_precision(ConvProblem(*sizes, **options), "bf16")
-
-
-PROBLEMS = {
-    # Rows, columns and pixels beyond the last of a tile.
-    "padded": problem(2, 8, 9, 64, 64, 3, 3, padding=(1, 1)),
-    "strided": problem(12, 11, 9, 64, 64, 3, 3, stride=(2, 3), padding=(1, 2)),
-    "dilated": problem(2, 10, 9, 64, 64, 3, 2, padding=(2, 1), dilation=(2, 3)),
-    "wide": problem(1, 5, 6, 320, 320, 1, 1),
-    "1x1": problem(5, 1, 1, 128, 192, 1, 1),
-    "groups_of_64": problem(1, 6, 7, 128, 128, 2, 3, padding=(1, 1), groups=2),
-    # Sums end within a step, and within a stage.
-    "groups_of_48": problem(1, 7, 8, 96, 96, 3, 3, padding=(1, 1), groups=2),
-    "groups_of_16": problem(2, 6, 5, 64, 64, 3, 1, padding=(1, 0), groups=4),
-    # Taps behind the last would be further away than the copy engine can say.
-    "dilated_far": problem(1, 120, 2, 16, 16, 2, 1, dilation=(100, 1)),
-    # Eight tiles and more of two steps.
-    "many_tiles": problem(4, 16, 17, 64, 136, 2, 1),
-    "many_tiles_back": problem(4, 16, 17, 136, 64, 2, 1),
-    "split": problem(3, 1, 1, 1024, 128, 1, 1),
-    "split_back": problem(3, 1, 1, 128, 1024, 1, 1),
-    "split_pixels": problem(4, 13, 13, 64, 64, 1, 1),
-}  # fmt: skip
+PROBLEMS = {name: with_precision(problem, "bf16") for name, problem in WARP_GROUPS.items()}
 
 
 def rows(operation: str, name: str, device: Device) -> list[str]:

@@ -62,6 +62,36 @@ def input_factor(images: InputSpec, device: torch.device | str = "cpu") -> Tenso
     return images.scale / deviation.view(1, -1, 1, 1)
 
 
+def without_parameters(layer: LayerSpec, inputs: list[Shape], lrn_by_hand: bool = False) -> nn.Module | None:
+    """Return the module of a layer that has no parameters; None: it has some, or PyTorch has no such layer.
+
+    Args:
+        layer: The layer.
+        inputs: The shapes of what it reads.
+        lrn_by_hand: See Lrn.
+    """
+    match layer:
+        case NeuronSpec():
+            return Activation(layer)
+        case PoolSpec():
+            return Pool(layer, inputs[0])
+        case UnpoolSpec():
+            return Unpool(layer, inputs[1])
+        case LrnSpec():
+            return Lrn(layer, lrn_by_hand)
+        case DropoutSpec():
+            return Dropout(layer)
+        case SumSpec():
+            return Sum(layer)
+        case MaxSpec():
+            return Max()
+        case ConcatSpec():
+            return Concat()
+        case SelectSpec():
+            return Select(layer)
+    return None
+
+
 class Net(nn.Module):
     """Map images float[N,C,H,W] to the costs' inputs, float[N,classes], the main cost's first.
 
@@ -129,27 +159,12 @@ class Net(nn.Module):
                 return Deconv(layer, inputs, state)
             case FcSpec():
                 return Fc(layer, inputs, state)
-            case NeuronSpec():
-                return Activation(layer)
-            case PoolSpec():
-                return Pool(layer, inputs[0])
-            case UnpoolSpec():
-                return Unpool(layer, inputs[1])
             case BatchNormSpec():
                 return BatchNorm(layer, state)
-            case LrnSpec():
-                return Lrn(layer, lrn_by_hand)
-            case DropoutSpec():
-                return Dropout(layer)
-            case SumSpec():
-                return Sum(layer)
-            case MaxSpec():
-                return Max()
-            case ConcatSpec():
-                return Concat()
-            case SelectSpec():
-                return Select(layer)
-        raise PeerMissing(f"PyTorch has no layer like {layer.name}, a {layer.type}")
+        module = without_parameters(layer, inputs, lrn_by_hand)
+        if module is None:
+            raise PeerMissing(f"PyTorch has no layer like {layer.name}, a {layer.type}")
+        return module
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Compute the costs' inputs."""
