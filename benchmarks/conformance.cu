@@ -18,6 +18,7 @@
 #include <string>
 #include <vector>
 
+#include "conformance/clusters.cuh"
 #include "conformance/copies.cuh"
 #include "conformance/functions.cuh"
 #include "conformance/products.cuh"
@@ -89,6 +90,7 @@ std::vector<Check> all_checks() {
       {"atomics", EXACT, WORDS, of_atomics},
       {"vectors", EXACT, WORDS, of_vectors},
       {"launch_shared_memory", EXACT, WORDS, of_whole_room},
+      {"wait_for_kernel_ahead, start_kernel_behind", EXACT, WORDS, of_chained_kernels},
       // Measured: differences of a chip where nothing is promised.
       {"fmaxf of opposite zeros", MEASURED, WORDS, [] { return opposite_zeros(of_words<Maximum>); }},
       {"fminf of opposite zeros", MEASURED, WORDS, [] { return opposite_zeros(of_words<Minimum>); }},

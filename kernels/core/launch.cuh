@@ -12,6 +12,10 @@
 //                        the same, with `bytes` of shared memory for each block.
 //   CCONVNET_LAUNCH_90((kernel<A, B>), grid, block, bytes, stream, arguments...)
 //                        the same for a kernel of compute capability 9.0, whose blocks may have 227 KiB.
+//   CCONVNET_LAUNCH_WITH(options, (kernel<A, B>), grid, block, bytes, stream, arguments...)
+//                        CCONVNET_LAUNCH_SHARED with LaunchOptions: clusters, the kernel ahead.
+//   CCONVNET_LAUNCH_90_WITH(options, ...)
+//                        CCONVNET_LAUNCH_90 with them.
 //   CCONVNET_CHECK(expression)
 //                        the same for a call of the CUDA runtime.
 //   CCONVNET_HOST_DEVICE marks a function for both sides (host_device.h, for headers the CPU build shares).
@@ -19,6 +23,7 @@
 
 #include "api.h"
 #include "core/host_device.h"
+#include "core/launch_options.h"
 
 #ifdef __CUDACC__
 
@@ -52,21 +57,77 @@ __device__ __forceinline__ T& launch_shared_memory() {
   }
 }
 
+// A launch with options, to be called with the kernel's arguments.
+template <class... Parameters>
+struct Launch {
+  const LaunchOptions& options;
+  void (*kernel)(Parameters...);
+  dim3 grid, block;
+  size_t bytes;
+  Stream stream;
+
+  // Only code of compute capability 9.0 waits for the kernel ahead: without it the kernel begins behind that.
+  bool waits() const {
+    cudaFuncAttributes attributes;
+    check_cuda(cudaFuncGetAttributes(&attributes, kernel), "cudaFuncGetAttributes", __FILE__, __LINE__);
+    return attributes.ptxVersion >= 90;
+  }
+
+  cudaError_t operator()(Parameters... arguments) const {
+    cudaLaunchAttribute attributes[2];
+    unsigned count = 0;
+    if (options.cluster > 1) {
+      attributes[count].id = cudaLaunchAttributeClusterDimension;
+      attributes[count++].val.clusterDim = {options.cluster, 1, 1};
+    }
+    if (options.programmatic && waits()) {
+      attributes[count].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+      attributes[count++].val.programmaticStreamSerializationAllowed = 1;
+    }
+    cudaLaunchConfig_t config{};
+    config.gridDim = grid;
+    config.blockDim = block;
+    config.dynamicSmemBytes = bytes;
+    config.stream = static_cast<cudaStream_t>(stream);
+    config.attrs = attributes;
+    config.numAttrs = count;
+    return cudaLaunchKernelEx(&config, kernel, arguments...);
+  }
+};
+
+template <class... Parameters>
+Launch<Parameters...> launch(const LaunchOptions& options, void (*kernel)(Parameters...), dim3 grid,
+                             dim3 block, size_t bytes, Stream stream) {
+  return {options, kernel, grid, block, bytes, stream};
+}
+
 }  // namespace cconvnet
 
 #define CCONVNET_CHECK(expression) ::cconvnet::check_cuda((expression), #expression, __FILE__, __LINE__)
-#define CCONVNET_LAUNCH_SHARED(kernel, grid, block, bytes, stream, ...)                                   \
+/* More than 48 KiB must be requested. */
+#define CCONVNET_REQUEST_SHARED(kernel, bytes)                                                            \
   do {                                                                                                    \
-    /* More than 48 KiB must be requested. */                                                             \
     if ((bytes) > 0) {                                                                                    \
       CCONVNET_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (bytes))); \
     }                                                                                                     \
-    kernel<<<(grid), (block), (bytes), static_cast<cudaStream_t>(stream)>>>(__VA_ARGS__);                 \
-    ::cconvnet::check_cuda(cudaGetLastError(), "launch of " #kernel, __FILE__, __LINE__);                 \
+  } while (0)
+#define CCONVNET_LAUNCH_SHARED(kernel, grid, block, bytes, stream, ...)                   \
+  do {                                                                                    \
+    CCONVNET_REQUEST_SHARED(kernel, bytes);                                               \
+    kernel<<<(grid), (block), (bytes), static_cast<cudaStream_t>(stream)>>>(__VA_ARGS__); \
+    ::cconvnet::check_cuda(cudaGetLastError(), "launch of " #kernel, __FILE__, __LINE__); \
   } while (0)
 #define CCONVNET_LAUNCH(kernel, grid, block, stream, ...) \
   CCONVNET_LAUNCH_SHARED(kernel, grid, block, 0, stream, __VA_ARGS__)
 #define CCONVNET_LAUNCH_90 CCONVNET_LAUNCH_SHARED
+#define CCONVNET_LAUNCH_WITH(options, kernel, grid, block, bytes, stream, ...)                  \
+  do {                                                                                          \
+    CCONVNET_REQUEST_SHARED(kernel, bytes);                                                     \
+    ::cconvnet::check_cuda(                                                                     \
+        ::cconvnet::launch((options), kernel, (grid), (block), (bytes), (stream))(__VA_ARGS__), \
+        "launch of " #kernel, __FILE__, __LINE__);                                              \
+  } while (0)
+#define CCONVNET_LAUNCH_90_WITH CCONVNET_LAUNCH_WITH
 
 #else
 

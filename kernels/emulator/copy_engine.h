@@ -126,6 +126,7 @@ __attribute__((noinline)) inline void start_load(const Site& site, void* shared,
                                                  uint64_t& barrier, int rank, const Coordinates& at,
                                                  int offset_w, int offset_h) {
   const counting::Paused paused;
+  machine.check_waited(site);
   const Box box(site, map, at, offset_w, offset_h);
   check_shared_box(site, shared, map, box, rank);
   Phase::at(site, barrier);
@@ -147,6 +148,7 @@ __attribute__((noinline)) inline void start_load(const Site& site, void* shared,
 __attribute__((noinline)) inline void start_store(const Site& site, const void* shared, const TensorMap& map,
                                                   int rank, const Coordinates& at) {
   const counting::Paused paused;
+  machine.check_waited(site);
   const Box box(site, map, at, 0, 0);
   check_shared_box(site, shared, map, box, rank);
   if (map.windows) machine.fail<KernelError>(site, "stores to windows are not supported");

@@ -132,6 +132,7 @@ class Counter {
   // `address` is neither on a stack nor in the image.
   void access(uintptr_t address, size_t bytes, Kind kind, void* caller, Role role) {
     SharedObject* const object = shared_at(address);
+    if (!object && state.early) *state.early = true;
     Site site{reinterpret_cast<uintptr_t>(caller), kind, object ? Space::shared : Space::global, 0, 0};
     // Chips have accesses of 1, 2, 4, 8 and 16 bytes: a structure of three words takes three of 4 bytes.
     site.bytes = static_cast<uint8_t>(std::min<size_t>(bytes & -bytes, widest));

@@ -110,6 +110,7 @@ struct State {
   int thread = 0;
   const char* stack = nullptr;  // of the running thread
   size_t stack_bytes = 0;
+  bool* early = nullptr;  // set by the next access to global memory, if not null
 };
 extern State state;
 
@@ -143,6 +144,9 @@ inline void running(int thread, const char* stack, size_t stack_bytes) {
   state.thread = thread;
   state.stack = stack;
   state.stack_bytes = stack_bytes;
+}
+inline void set_early(bool* early) {
+  state.early = early;
 }
 
 void begin_launch(const std::string& name, const char* file, int line, const void* kernel, dim3 grid,
@@ -199,6 +203,7 @@ struct Counted {
   Counted() {}
 };
 inline void running(int, const char*, size_t) {}
+inline void set_early(bool*) {}
 inline void begin_launch(const std::string&, const char*, int, const void*, dim3, dim3, size_t) {}
 inline void end_launch() {}
 inline uint64_t blocks_to_run(uint64_t count) {

@@ -131,6 +131,7 @@ template <class... Parameters>
 struct Launch {
   static_assert((!std::is_reference_v<Parameters> && ...), "a kernel takes its arguments by value");
   Site site;
+  LaunchOptions options;
   dim3 grid, block;
   size_t shared_bytes, most_bytes;
   void (*kernel)(Parameters...);
@@ -138,29 +139,34 @@ struct Launch {
   void operator()(Parameters... arguments) const {
     auto body = [&]() CCONVNET_EMULATOR_UNCOUNTED { kernel(arguments...); };
     machine.run(
-        site, grid, block, shared_bytes, most_bytes, reinterpret_cast<const void*>(kernel),
+        site, options, grid, block, shared_bytes, most_bytes, reinterpret_cast<const void*>(kernel),
         [](void* b) CCONVNET_EMULATOR_UNCOUNTED { (*static_cast<decltype(body)*>(b))(); }, &body);
   }
 };
 
 template <class... Parameters>
-Launch<Parameters...> launch(const Site& site, dim3 grid, dim3 block, size_t shared_bytes, size_t most_bytes,
-                             void* /*stream*/, void (*kernel)(Parameters...)) {
-  return {site, grid, block, shared_bytes, most_bytes, kernel};
+Launch<Parameters...> launch(const Site& site, const LaunchOptions& options, dim3 grid, dim3 block,
+                             size_t shared_bytes, size_t most_bytes, void* /*stream*/,
+                             void (*kernel)(Parameters...)) {
+  return {site, options, grid, block, shared_bytes, most_bytes, kernel};
 }
 
 }  // namespace emulator
 }  // namespace cconvnet
 
-#define CCONVNET_EMULATOR_LAUNCH(kernel, grid, block, bytes, most, stream, ...)                           \
-  ::cconvnet::emulator::launch({#kernel, __FILE__, __LINE__}, (grid), (block), (bytes), (most), (stream), \
-                               kernel)(__VA_ARGS__)
-#define CCONVNET_LAUNCH_SHARED(kernel, grid, block, bytes, stream, ...)                                  \
-  CCONVNET_EMULATOR_LAUNCH(kernel, grid, block, bytes, ::cconvnet::emulator::max_launch_bytes, (stream), \
-                           __VA_ARGS__)
-#define CCONVNET_LAUNCH_90(kernel, grid, block, bytes, stream, ...)                                         \
-  CCONVNET_EMULATOR_LAUNCH(kernel, grid, block, bytes, ::cconvnet::emulator::max_launch_bytes_90, (stream), \
-                           __VA_ARGS__)
+#define CCONVNET_EMULATOR_LAUNCH(options, kernel, grid, block, bytes, most, stream, ...)                   \
+  ::cconvnet::emulator::launch({#kernel, __FILE__, __LINE__}, (options), (grid), (block), (bytes), (most), \
+                               (stream), kernel)(__VA_ARGS__)
+#define CCONVNET_LAUNCH_WITH(options, kernel, grid, block, bytes, stream, ...)                          \
+  CCONVNET_EMULATOR_LAUNCH(options, kernel, grid, block, bytes, ::cconvnet::emulator::max_launch_bytes, \
+                           (stream), __VA_ARGS__)
+#define CCONVNET_LAUNCH_90_WITH(options, kernel, grid, block, bytes, stream, ...)                          \
+  CCONVNET_EMULATOR_LAUNCH(options, kernel, grid, block, bytes, ::cconvnet::emulator::max_launch_bytes_90, \
+                           (stream), __VA_ARGS__)
+#define CCONVNET_LAUNCH_SHARED(kernel, grid, block, bytes, stream, ...) \
+  CCONVNET_LAUNCH_WITH(::cconvnet::LaunchOptions{}, kernel, grid, block, bytes, stream, __VA_ARGS__)
+#define CCONVNET_LAUNCH_90(kernel, grid, block, bytes, stream, ...) \
+  CCONVNET_LAUNCH_90_WITH(::cconvnet::LaunchOptions{}, kernel, grid, block, bytes, stream, __VA_ARGS__)
 #define CCONVNET_LAUNCH(kernel, grid, block, stream, ...) \
   CCONVNET_LAUNCH_SHARED(kernel, grid, block, 0, stream, __VA_ARGS__)
 

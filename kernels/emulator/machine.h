@@ -16,7 +16,6 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <cstdio>
 #include <cstring>
 #include <exception>
 #include <functional>
@@ -52,12 +51,14 @@ class Machine {
 
   // Runs body(argument), which calls `kernel`, once for every thread of the grid. The launch gives each block
   // `launch_bytes` of shared memory, of which it may give `most_bytes`.
-  void run(const Site& site, dim3 grid, dim3 block, size_t launch_bytes, size_t most_bytes,
-           const void* kernel, void (*body)(void*), void* argument) {
+  void run(const Site& site, const LaunchOptions& options, dim3 grid, dim3 block, size_t launch_bytes,
+           size_t most_bytes, const void* kernel, void (*body)(void*), void* argument) {
     std::lock_guard<std::recursive_mutex> lock(mutex_);
-    if (running_) throw KernelError(where() + ": launches " + name(site) + ", which only the host may do");
-    kernel_ = name(site);
-    check_limits(site, kernel_, grid, block, launch_bytes, most_bytes);
+    if (running_)
+      throw KernelError(where() + ": launches " + kernel_name(site) + ", which only the host may do");
+    kernel_ = kernel_name(site);
+    check_limits(site, kernel_, options, grid, block, launch_bytes, most_bytes);
+    programmatic_ = options.programmatic;
     grid_dim = grid;
     block_dim = block;
     launch_bytes_ = launch_bytes;
@@ -148,6 +149,22 @@ class Machine {
       work();
     } else {
       beside_.push_back(std::move(work));
+    }
+  }
+
+  // In a launch whose kernel may begin before the one ahead of it has ended, all threads wait for that one, before they
+  // touch global memory. Seen are the asynchronous copies, and in the build that counts all accesses.
+  void wait_for_kernel_ahead(const Site& site) {
+    if (current_->early) {
+      fail<KernelError>(site, "the thread accessed global memory before it waited for the kernel ahead");
+    }
+    current_->waited = true;
+    counting::set_early(nullptr);
+  }
+  void check_waited(const Site& site) const {
+    if (programmatic_ && !current_->waited) {
+      fail<KernelError>(site,
+                        "the thread has not waited for the kernel ahead, with which the launch overlaps");
     }
   }
 
@@ -330,6 +347,7 @@ class Machine {
     current_ = &thread;
     thread_index = thread.index;
     counting::running(rank(thread), thread.fiber->stack(), Fiber::stack_bytes);
+    counting::set_early(programmatic_ && !thread.waited ? &thread.early : nullptr);
   }
 
   void wait_at(const Site& site, unsigned mask, void* operand) {
@@ -361,7 +379,13 @@ class Machine {
       Thread& thread = *current_;
       try {
         const counting::Counted counted;
+        thread.waited = thread.early = false;
         body_(argument_);
+        if (programmatic_ && !thread.waited) {
+          throw KernelError(
+              where() + ", thread " + name(thread) +
+              ": returned without having waited for the kernel ahead, with which the launch overlaps");
+        }
         if (!thread.stores.empty()) {
           throw KernelError(where() + ", thread " + name(thread) +
                             ": returned before its stores had read shared memory");
@@ -400,25 +424,8 @@ class Machine {
 
   // ---- messages -----------------------------------------------------------------------------------------
 
-  static std::string hex(unsigned mask) {
-    char text[16];
-    std::snprintf(text, sizeof text, "0x%08x", mask);
-    return text;
-  }
-
   static std::string name(const Thread& thread) {
     return triple(thread.index.x, thread.index.y, thread.index.z);
-  }
-
-  // A kernel's name as written in the launch, without the parentheses around its commas.
-  static std::string name(const Site& site) {
-    std::string name = site.operation;
-    if (name.front() == '(' && name.back() == ')') name = name.substr(1, name.size() - 2);
-    return name;
-  }
-
-  static std::string name_with_line(const Site& site) {
-    return std::string(site.operation) + ", " + site.file + ":" + std::to_string(site.line);
   }
 
   std::string where() const {
@@ -470,7 +477,7 @@ class Machine {
   Random random_{0};
 
   // The launch.
-  bool running_ = false;
+  bool running_ = false, programmatic_ = false;
   std::string kernel_;
   void (*body_)(void*) = nullptr;
   void* argument_ = nullptr;

@@ -53,10 +53,13 @@ struct Thread {
   // Its stores by the copy engine:
   std::vector<AsyncStore> stores;
   unsigned store_groups = 0;
+  // Whether it has waited for the kernel ahead; whether it touched global memory earlier, as far as that is seen.
+  bool waited = false, early = false;
 };
 
 constexpr int lanes_per_warp = 32;
 constexpr int max_threads = 1024;
+constexpr unsigned max_cluster = 8;  // blocks, which every GPU of compute capability 9.0 and newer allows
 constexpr size_t max_shared_bytes = 48 * 1024;
 // The shared memory that a launch may give a block: on every GPU of compute capability 8.0 and newer, and on
 // those of 9.0.

@@ -17,8 +17,10 @@ BUILDS = {
 }
 PROGRAMS = [("barriers", b) for b in BUILDS] + [("warp", b) for b in BUILDS]
 PROGRAMS += [("tensor", b) for b in BUILDS] + [("warp_groups", b) for b in BUILDS]
+PROGRAMS += [("clusters", b) for b in BUILDS]
 PROGRAMS += [("errors", b) for b in BUILDS] + [("bounds", "sanitized")]
-MORE_SOURCES = {"warp_groups": [KERNELS / "gemm" / "tensor_map.cu"]}  # beside the program
+# Beside the program.
+MORE_SOURCES = {name: [KERNELS / "gemm" / "tensor_map.cu"] for name in ("clusters", "warp_groups")}
 
 
 def compile_cuda(source: Path, arguments: list[str]) -> subprocess.CompletedProcess[str]:
