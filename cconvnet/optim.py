@@ -462,12 +462,12 @@ class DeviceRates:
 class FusedUpdates(DeviceRates):
     """Updates on one device that layers do themselves as soon as they have a gradient.
 
-    A bias alone is a launch for little work, so vectors of equal rates are joined, and :meth:`finish` moves
-    them.
+    Vectors of equal rates are joined, as a bias alone is a launch for little work; :meth:`finish` moves them.
 
     Attributes:
         groups: the vectors that may move together.
         joined: the names of those that do, by `finish`, since their rates are equal.
+        beside: whether layers that can learn beside others do.
     """
 
     def __init__(
@@ -489,6 +489,7 @@ class FusedUpdates(DeviceRates):
         """
         super().__init__(parameters, device, allocate, lars)
         self.joined: frozenset[str] = frozenset()
+        self.beside = False
         self.groups = [JoinedVectors(one, device, allocate, release) for one in _joinable(self._parameters)]
 
     def reset(self) -> None:

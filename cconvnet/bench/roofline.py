@@ -107,7 +107,14 @@ class Recorder:
 
             return run
 
+        def beside(work: Callable[[], None]) -> None:
+            if self.recording:
+                work()  # each operation is timed alone
+            else:
+                type(original).beside(device, work)
+
         device.captured = captured  # type: ignore[method-assign]
+        device.beside = beside  # type: ignore[method-assign]
         return device
 
     def watch(self, network: Network) -> None:

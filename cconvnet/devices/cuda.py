@@ -53,9 +53,11 @@ class CudaDevice(Device):
             self._stream = cupy.cuda.Stream(non_blocking=True)
             properties = cupy.cuda.runtime.getDeviceProperties(self.ordinal)
         self.stream = int(self._stream.ptr)
+        self.runs_beside = os.environ.get("CCONVNET_BESIDE") != "off"
         self.reason = f"{properties['name'].decode()}, {self.reason}"
         open_proven_rows(self.module, (properties["major"], properties["minor"]))
         self._entered: list[Any] = []
+        self._forked = False  # True if the second stream has work that the first does not wait for
         self._staged: list[tuple[Any, Any]] = []  # host arrays that copies to the GPU may still read
 
     def __enter__(self) -> Device:
@@ -202,6 +204,33 @@ class CudaDevice(Device):
                 graph.launch(stream=self._stream)
 
         return replay
+
+    def beside(self, work: Callable[[], None]) -> None:
+        """Do work on a second stream; captured, it is a parallel branch of the graph.
+
+        Source: CUDA programming guide, "Cross-stream Dependencies and Events" of stream capture.
+        """
+        stream, branch = self._stream, self._branch
+        with self:
+            self._follow(branch, stream)
+        self._stream, self.stream, self._forked = branch, int(branch.ptr), True
+        try:
+            work()
+        finally:
+            self._stream, self.stream = stream, int(stream.ptr)
+
+    def join(self) -> None:
+        """Make this device's stream wait for the second one."""
+        if self._forked:
+            with self:
+                self._follow(self._stream, self._branch)
+            self._forked = False
+
+    @functools.cached_property
+    def _branch(self) -> Any:
+        """The stream of work beside the device's other work."""
+        with self:
+            return self.xp.cuda.Stream(non_blocking=True)
 
     def synchronize(self) -> None:
         """Wait until all work on this device's stream is done."""

@@ -36,12 +36,14 @@ class Device:
         ordinal: The number of the physical GPU (0 off the GPU).
         float_type: The type of the arrays that are asked for as float32.
         reason: One line: the hardware and the module, or why the device was chosen.
+        runs_beside: True if work given to :meth:`beside` runs at the same time as later work.
     """
 
     xp: Any = np
     stream: int = 0
     ordinal: int = 0
     float_type: Any = np.float32
+    runs_beside: bool = False
 
     def __init__(self, kind: str, index: int) -> None:
         self.kind = kind
@@ -160,6 +162,17 @@ class Device:
         The work has always the same arguments, was done once before, and neither allocates nor waits.
         """
         return work
+
+    def beside(self, work: Callable[[], None]) -> None:
+        """Do work behind the work so far, where possible at the same time as later work until :meth:`join`.
+
+        Work that is given by several calls runs in their order. It neither allocates nor waits. Captured work
+        must be joined before its end.
+        """
+        work()
+
+    def join(self) -> None:
+        """Let later work follow that given to :meth:`beside`."""
 
     def synchronize(self) -> None:
         """Wait until all work of this device is done."""

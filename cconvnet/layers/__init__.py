@@ -17,15 +17,16 @@ Modules, in reading order:
     neuron, pool, lrn, lrn_maxpool, contrast_norm, dropout: layers without weights.
     elementwise, eltmax, rearrange: sums, maxima and other arrangements of inputs.
     rbf: distances from codes.
-    softmax, l2_cost: costs.
+    cost, softmax, l2_cost: costs.
     input_transform, copy: layers that the network adds by itself.
     registry: the class for each type of spec, and the pairs of layers that are fused.
 """
 
-from cconvnet.layers.base import CostLayer, Layer, Loaded, Place, Site, Tensor
+from cconvnet.layers.base import Layer, Loaded, Place, Site, Tensor
 from cconvnet.layers.blocks import over_blocks
 from cconvnet.layers.conv import ConvLayer
 from cconvnet.layers.copy import CopyLayer
+from cconvnet.layers.cost import CostLayer
 from cconvnet.layers.dropout import Dropout
 from cconvnet.layers.input_transform import ImageBatch, InputLayer
 from cconvnet.layers.registry import can_fuse, fuse_layers, joins_channels, layer_type, make_layer

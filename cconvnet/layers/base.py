@@ -7,7 +7,7 @@ import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 
@@ -16,6 +16,9 @@ from cconvnet.devices import Device
 from cconvnet.nets import NetSpec
 from cconvnet.optim import FusedUpdates, Parameter, Piece
 from cconvnet.ranks.shares import Share
+
+if TYPE_CHECKING:
+    from cconvnet.layers.cost import CostLayer
 
 # Takes memory on a device for as long as the network lives: (device, shape, dtype) -> array.
 Allocate = Callable[..., Any]
@@ -244,7 +247,10 @@ class Layer:
         measure: returns the options by which its forward pass in training also computes the statistics of its
             output for a reader; None where it does not.
         input_is_measured: whether the layer before does that for this layer.
+        learns_beside: whether its weights' gradients and updates run beside the backward passes of the layers
+            before it, where a whole step is one on one device; see can_learn_beside.
         workspace: memory shared by all layers of a device, at least workspace_bytes().
+        workspace_beside: the same for layers that learn beside, at least workspace_bytes_beside().
         scratch: likewise, of activations' elements, at least scratch_count() of them.
         backward_in_place: whether the first input's gradient may overwrite the output's.
         several_inputs: whether its spec may have more than one input.
@@ -286,7 +292,9 @@ class Layer:
         self.gradient_is_finished = False
         self.measure: Callable[[], dict[str, Any]] | None = None
         self.input_is_measured = False
+        self.learns_beside = False
         self.workspace: Any = None
+        self.workspace_beside: Any = None
         self.scratch: Any = None
 
     def __repr__(self) -> str:
@@ -394,8 +402,21 @@ class Layer:
         """The bytes that a forward pass only copies from one array of the device to another."""
         return 0
 
+    @property
+    def can_learn_beside(self) -> bool:
+        """True if a GPU has room for later work while it updates the weights by their gradients.
+
+        The layer then does so with arrays that no later work of the step writes, if the gradient of its
+        output stays and `workspace_beside` is its own.
+        """
+        return False
+
     def workspace_bytes(self) -> int:
         """The bytes of workspace that its passes need."""
+        return 0
+
+    def workspace_bytes_beside(self) -> int:
+        """The bytes of workspace that it needs to learn beside other layers."""
         return 0
 
     def scratch_count(self) -> int:
@@ -449,52 +470,6 @@ class Layer:
                 These gradients are not kept.
         """
         raise NotImplementedError
-
-
-class CostLayer(Layer):
-    """A layer that computes a loss.
-
-    Attributes:
-        coeff: multiplies the gradient.
-        losses: float32[rows], one per image, or per pixel; 0 in rows without one.
-        ranks: int32[rows], the number of classes that are more probable than the label; -1 of other costs.
-        count: how many images there are.
-        counted: the rows that count: a range, or their numbers. The loss is their mean.
-        is_fixed: whether all rows with images count, whatever the labels.
-    """
-
-    coeff: float
-    losses: Any
-    ranks: Any
-    count: int
-    counted: slice | Array
-    is_fixed: bool = True
-
-    @property
-    def cost(self) -> CostLayer:
-        """The layer itself."""
-        return self
-
-    @property
-    def scale(self) -> float:
-        """The factor of the gradient of each row that counts."""
-        counted = self.counted
-        count = length(counted) if isinstance(counted, slice) else len(counted)
-        return self.coeff / max(1, count)
-
-    def load(self, wanted: Array) -> None:
-        """Take what the outputs of a batch should be, from here on of as many images.
-
-        Args:
-            wanted: labels int32[n] or int32[n,H,W], or targets float32[n, ...].
-        """
-        raise NotImplementedError
-
-    def clear_missing(self, rows: Any) -> None:
-        """Set the rows without an image to 0."""
-        n = self.inputs[0].shape[0]
-        if self.count < n:
-            rows.reshape(n, -1)[self.count :] = 0
 
 
 def only(inputs: Sequence[Sequence[Tensor]]) -> Tensor:

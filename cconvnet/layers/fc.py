@@ -13,6 +13,10 @@ from cconvnet.layers.weighted import Branch, WeightedLayer
 from cconvnet.nets import FcSpec
 from cconvnet.ranks.shares import Share
 
+# Operations that GPUs do while memory moves a byte, at least; see cconvnet/profile/chips.json.
+_FLOP_PER_BYTE = {"fp32": 10, "fp32x3": 20, "tf32": 60, "bf16": 120}
+_UPDATED_BYTES = 16  # of a weight and its velocity, read and written in float32
+
 
 class FcLayer(WeightedLayer):
     """A fully connected layer, with the bias, the activation function and the dropout after it."""
@@ -35,6 +39,12 @@ class FcLayer(WeightedLayer):
         """Make the layer with its dropout."""
         first, dropout = chain
         return cls(first, inputs, site, dropout)
+
+    @property
+    def can_learn_beside(self) -> bool:
+        """True if the update moves bytes for longer than the gradient of its images takes."""
+        problem = self.branches[0].problem
+        return bool(2 * problem.n <= _UPDATED_BYTES * _FLOP_PER_BYTE[problem.precision])
 
     def keep_factors(self, share: Share, allocate: Allocate) -> Factors | None:
         """Keep inputs and output gradients from here on where these are fewer bytes; see Layer."""

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from cconvnet._problem import L2CostProblem
-from cconvnet.layers.base import Array, CostLayer, Site, Tensor, only
+from cconvnet.layers.base import Array, Site, Tensor, only
+from cconvnet.layers.cost import CostLayer
 from cconvnet.nets import L2CostSpec
 from cconvnet.optim import FusedUpdates
 

@@ -284,6 +284,10 @@ class WeightedLayer(Layer):
             needs += [self._workspace(name, problem) for name in ("fprop", "dgrad", "wgrad")]
         return max(needs)
 
+    def workspace_bytes_beside(self) -> int:
+        """The bytes of workspace of the most demanding gradient of weights."""
+        return max(self._workspace("wgrad", branch.problem) for branch in self.branches)
+
     def scratch_count(self) -> int:
         """One product, where several are summed, or its gradient, where the output has a place."""
         return self.output.count if len(self.branches) > 1 or self.output.place is not None else 0
@@ -346,7 +350,7 @@ class WeightedLayer(Layer):
         if self._is_shared:
             self.columns.keep(dy)
             return
-        module, stream = self.device.module, self.device.stream
+        stream = self.device.stream
         # The inputs' gradients come first: they read the weights that the updates change.
         for index, (branch, dx) in enumerate(zip(self.branches, self.input_gradients, strict=True)):
             if dx is not None:
@@ -356,26 +360,32 @@ class WeightedLayer(Layer):
                 )
         if self.factors is not None:
             self.factors.keep(dy)
-        for branch in self.branches if self.factors is None else ():
+        elif self.learns_beside and updates is not None and updates.beside:
+            self.device.beside(functools.partial(self._learn, dy, updates, self.workspace_beside))
+        else:
+            self._learn(dy, updates, self.workspace)
+        if self.bias is not None and updates is not None:
+            updates.apply(self.bias)
+
+    def _learn(self, dy: Any, updates: FusedUpdates | None, workspace: Any) -> None:
+        """Compute the gradients of the weights from the product's; with `updates`, move them."""
+        module, stream = self.device.module, self.device.stream
+        for branch in self.branches:
             weight, blocks = branch.weight, branch.blocks
             if updates is not None and weight.parameter.name in updates.frozen:
                 continue
             if blocks is None:
                 update = None if updates is None else updates.of(weight)
                 self._pass("wgrad")(
-                    branch.problem, branch.x.array, dy, weight.gradient, self.workspace, stream, update=update
+                    branch.problem, branch.x.array, dy, weight.gradient, workspace, stream, update=update
                 )
                 if updates is not None:
                     updates.complete(weight, update is not None)
             else:
-                self._pass("wgrad")(
-                    branch.problem, branch.x.array, dy, blocks.gradient, self.workspace, stream
-                )
+                self._pass("wgrad")(branch.problem, branch.x.array, dy, blocks.gradient, workspace, stream)
                 module.filters_from_blocks(blocks.problem, blocks.gradient, weight.gradient, stream)
                 if updates is not None:
                     updates.apply(weight)
-        if self.bias is not None and updates is not None:
-            updates.apply(self.bias)
 
     def _backward_to_product(self) -> Any:
         """Turn the output's gradient into the product's, compute the bias's, and return the product's.

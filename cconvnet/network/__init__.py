@@ -23,6 +23,7 @@ but not where they live.
 Modules, in reading order:
     network: the class Network, which hands all work to the modules below.
     graph: the layers on their devices, the copies between them, and the order of both passes.
+    beside: layers that learn at the same time as others.
     decided: activations without a gradient, which only decide what becomes of others.
     places: layers that write their channels into a concatenation.
     memory: the allocation of arrays; gradients that share memory.

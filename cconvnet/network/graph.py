@@ -33,6 +33,7 @@ from cconvnet.layers import (
 )
 from cconvnet.nets import DATA, LayerSpec, NetSpec
 from cconvnet.nets.costs import labels_of, targets_of
+from cconvnet.network.beside import learn_beside
 from cconvnet.network.decided import stop_gradients
 from cconvnet.network.levels import Level, levels_of
 from cconvnet.network.memory import Memory, allocate_gradients, allocate_workspaces, join_losses
@@ -435,6 +436,7 @@ class Graph:
             self.shards = ShardedUpdates(parameters, backward, self.devices[0], memory, share, lars, columns)
         else:
             self.updates = FusedUpdates(parameters, self.devices[0], memory.allocate, memory.release, lars)
+            learn_beside(self.backward, self.updates)
         self.losses = join_losses([*self.costs.values()], memory) if len(self.devices) == 1 else None
         if fuse:
             self._fuse_gradients(readers)

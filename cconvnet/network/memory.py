@@ -92,8 +92,9 @@ def allocate_gradients(
 ) -> None:
     """Allocate all activations' gradients, and tell every layer where to write its inputs' gradients.
 
-    A gradient lives until its layer's own backward pass. The source and target of a copy live until then too,
-    since the copy may run all that time. A cost's lives from the beginning.
+    A gradient lives until its layer's own backward pass, or until the end if the layer learns beside others.
+    The source and target of a copy live until then too, since the copy may run all that time. A cost's lives
+    from the beginning.
 
     Args:
         backward: the layers in the order of the backward pass.
@@ -117,7 +118,7 @@ def allocate_gradients(
     for moment, layer in enumerate(backward):
         for tensor in (layer.output, *(copy.output for copy in copies.get(id(layer.output), ()))):
             for slot in slots_of[id(tensor)]:
-                slot.last = moment
+                slot.last = max(slot.last, len(backward) if layer.learns_beside else moment)
         own = slots_of[id(layer.output)]
         for index, tensor in enumerate(layer.inputs):
             if not tensor.needs_gradient or not layer.differentiates(index):
@@ -152,6 +153,8 @@ def allocate_gradients(
 def allocate_workspaces(layers: Sequence[Layer], memory: Memory, element: Any) -> None:
     """Allocate one workspace and one scratch per device, as large as its most demanding layer needs.
 
+    Layers that learn beside others share a workspace of their own, as they follow each other.
+
     Args:
         layers: all layers that run.
         memory: where the workspaces are allocated.
@@ -166,6 +169,11 @@ def allocate_workspaces(layers: Sequence[Layer], memory: Memory, element: Any) -
             workspace = memory.allocate(device, (bytes_needed,), np.uint8)
             for layer in here:
                 layer.workspace = workspace
+        beside = [layer for layer in here if layer.learns_beside]
+        if bytes_needed := max((layer.workspace_bytes_beside() for layer in beside), default=0):
+            workspace = memory.allocate(device, (bytes_needed,), np.uint8)
+            for layer in beside:
+                layer.workspace_beside = workspace
         if elements_needed := max(layer.scratch_count() for layer in here):
             scratch = memory.allocate(device, (elements_needed,), element)
             for layer in here:

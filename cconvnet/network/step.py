@@ -149,12 +149,18 @@ class Runner:
 
     def backward(self, updates: FusedUpdates | None = None) -> None:
         """Run the backward pass of all layers; with `updates`, parameters move on the way."""
+        if updates is not None:
+            updates.beside = self.observer is None  # an observer times each layer by itself
         for layer in self.graph.backward:
             self.backward_layer(layer, updates)
         if updates is not None and updates.joined:
             last = self._last_learner
             with last.device as device:
                 self.call(last, device, "update", updates.finish)
+        if updates is not None:
+            updates.beside = False
+            for device in self.graph.devices:
+                device.join()
 
     @property
     def _last_learner(self) -> Layer:

@@ -15,7 +15,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pytest
 from helpers.queued_streams import Machine, Mark, Queue, Work
+
+from cconvnet.devices import cuda, registry
+from cconvnet.devices import device as device_module
+from cconvnet.ops import arrays as arrays_module
 
 _FIRST_HANDLE = 1 << 48  # no number that an operation is given looks like a stream
 _GRANULE = 512  # bytes that the pool rounds sizes up to
@@ -72,22 +77,33 @@ def seen(value: Any) -> Any:
 
 
 class Graph:
-    """Captured work in the order in which it was given."""
+    """Captured work; what several streams were given is in no other order than that of events."""
 
-    def __init__(self) -> None:
+    def __init__(self, origin: Stream) -> None:
+        self.origin = origin
         self.work: list[Work] = []
         self.forks: set[Stream] = set()  # other streams whose last work the first one has not waited for
+        # What each stream was given: work, or whether an event is recorded or waited for, and its mark.
+        self.given: list[tuple[Stream, Work | tuple[bool, Any]]] = []
 
     def launch(self, stream: Stream) -> None:
-        for work in self.work:
-            stream.give(work)
+        marks: dict[Any, Mark] = {}
+        for captured, entry in self.given:
+            queue = (stream if captured is self.origin else captured).queue
+            if not isinstance(entry, tuple):
+                queue.entries.append(entry)
+            elif entry[0]:
+                marks[entry[1]] = queue.mark()
+            else:
+                queue.entries.append(marks[entry[1]])
+        stream.passed()
 
 
 class Event:
     def __init__(self, cupy: QueuedCupy) -> None:
         self._cupy, self.gpu = cupy, cupy.gpu
         self.mark: Mark | None = None
-        self.captured: tuple[Graph, Stream] | None = None
+        self.captured: tuple[Graph, Stream, object] | None = None
 
     def record(self, stream: Stream) -> None:
         stream.check()
@@ -95,7 +111,8 @@ class Event:
             raise CudaRefused("an event is recorded on a stream of another GPU")
         self._cupy.events += 1
         if stream.graph:
-            self.captured = stream.graph, stream
+            self.captured = stream.graph, stream, object()
+            stream.graph.given.append((stream, (True, self.captured[2])))
         else:
             self.mark, self.captured = stream.queue.mark(), None
 
@@ -135,9 +152,13 @@ class Stream:
         self.check()
         if self.graph:
             self.graph.work.append(work)
+            self.graph.given.append((self, work))
             self._fork()
             return
         self.queue.entries.append(work)
+        self.passed()
+
+    def passed(self) -> None:
         self._cupy.passed()
 
     def _fork(self) -> None:
@@ -148,9 +169,11 @@ class Stream:
     def wait_event(self, event: Event) -> None:
         self.check()
         if event.captured:
-            graph, source = event.captured
+            graph, source, mark = event.captured
             if self.graph is None:
                 self.graph = graph
+            if self is not source:
+                graph.given.append((self, (False, mark)))
             if self is not source and graph is self._cupy.captures.get(self):
                 graph.forks.discard(source)
             else:
@@ -163,7 +186,7 @@ class Stream:
     def begin_capture(self) -> None:
         if not self.ptr:
             raise CudaRefused("the default stream cannot be captured")
-        self._cupy.captures[self] = self.graph = Graph()
+        self._cupy.captures[self] = self.graph = Graph(self)
 
     def end_capture(self) -> Graph:
         graph = self._cupy.captures.pop(self)
@@ -288,7 +311,7 @@ class QueuedModule:
 
     def __getattr__(self, name: str) -> Any:
         function = getattr(self._module, name)
-        if name.endswith(("_impls", "_workspace")) or name == "serves":
+        if name.endswith(("_impls", "_workspace")) or name in ("serves", "rows_to_prove", "prove_rows"):
             # A workspace that is written, so that one which somebody else still uses shows.
             return (lambda *arguments: 512) if name == "bias_grad_workspace" else function
 
@@ -302,3 +325,13 @@ class QueuedModule:
                 stream.give(lambda: space.fill(0xFF))
 
         return launch
+
+
+def install(patch: pytest.MonkeyPatch, cupy: QueuedCupy, module: Any) -> None:
+    """Let cuda:0 and cuda:1 be devices of this CuPy with this module; on one GPU both are that."""
+    for user in (device_module, registry):
+        patch.setattr(user, "load_module", lambda kind: (module, "queues"))
+    for importer in (cuda, arrays_module):
+        patch.setattr(importer, "import_cupy", lambda: cupy)
+    patch.setenv("CCONVNET_CUDA_DEVICES", "0,0" if cupy.gpus == 1 else "0,1")
+    registry._make.cache_clear()

@@ -35,10 +35,11 @@ class Queue:
 
 
 class Machine:
-    """Several queues that advance in random order."""
+    """Several queues that advance in random order; `late` does only when all others wait or are empty."""
 
     def __init__(self, seed: int) -> None:
         self.queues: list[Queue] = []
+        self.late: Queue | None = None
         self.random = random.Random(seed)
 
     def queue(self) -> Queue:
@@ -55,6 +56,7 @@ class Machine:
         while not until():
             ready = [i for i, queue in enumerate(self.queues) if queue.ready]
             assert ready, "every queue waits for another"
+            ready = [i for i in ready if self.queues[i] is not self.late] or ready
             (chosen,) = self.random.choices(ready, [weights[i] + 1e-9 for i in ready])
             self.queues[chosen].advance()
 

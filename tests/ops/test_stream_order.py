@@ -12,13 +12,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers.queued_cupy import CudaRefused, Graph, QueuedCupy, QueuedModule, seen
+from helpers.queued_cupy import CudaRefused, Graph, QueuedCupy, QueuedModule, install, seen
 from helpers.queued_streams import Machine
 from helpers.queued_torch import QueuedTorch
 
 from cconvnet import devices, ops
-from cconvnet.devices import CudaDevice, cuda, get_device, registry
-from cconvnet.devices import device as device_module
+from cconvnet.devices import CudaDevice, get_device, registry
 from cconvnet.devices.numpy_module import NumpyModule
 from cconvnet.ops import arrays as arrays_module
 from cconvnet.ops import call as call_module
@@ -33,18 +32,12 @@ Make = Callable[..., QueuedCupy]
 def make(monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
     """Install the machine whose CuPy the package finds; on one GPU cuda:0 and cuda:1 are both that."""
 
-    def install(seed: int = 0, gpus: int = 1, at_once: bool = False) -> QueuedCupy:
+    def made(seed: int = 0, gpus: int = 1, at_once: bool = False) -> QueuedCupy:
         cupy = QueuedCupy(Machine(seed), gpus, at_once)
-        module = QueuedModule(NumpyModule(), cupy)
-        for user in (device_module, registry):
-            monkeypatch.setattr(user, "load_module", lambda kind: (module, "queues"))
-        for importer in (cuda, arrays_module):
-            monkeypatch.setattr(importer, "import_cupy", lambda: cupy)
-        monkeypatch.setenv("CCONVNET_CUDA_DEVICES", "0,0" if gpus == 1 else "0,1")
-        registry._make.cache_clear()
+        install(monkeypatch, cupy, QueuedModule(NumpyModule(), cupy))
         return cupy
 
-    yield install
+    yield made
     registry._make.cache_clear()
 
 
