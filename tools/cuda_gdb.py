@@ -75,18 +75,24 @@ def number_of(found: gdb.Value, position: Position) -> int:
     return position[0] + size[0] * (position[1] + size[1] * position[2])
 
 
+def first_thread(found: gdb.Value) -> int:
+    """Return the place of the first thread of the running block among those of its cluster."""
+    return int(found["current_"]["block"]) * int(found["warp_count_"]) * 32
+
+
 def current(found: gdb.Value) -> int:
-    """Return the number of the running thread."""
-    return int(found["current_"] - found["threads_"][0].address)
+    """Return the number of the running thread in its block."""
+    return int(found["current_"] - found["threads_"][0].address) - first_thread(found)
 
 
 def states(found: gdb.Value) -> Iterator[tuple[Position, str]]:
     """Yield the position of each thread of the block, and its state."""
     order = {int(found["round_"][i]) for i in range(int(found["round_next_"]), int(found["round_size_"]))}
-    running = current(found)
+    running, first = current(found), first_thread(found)
     for number in range(int(found["thread_count_"])):
-        thread = found["threads_"][number]
-        ready = number in order or bool(int(found["ready_"][number // 32]) >> number % 32 & 1)
+        at = first + number
+        thread = found["threads_"][at]
+        ready = at in order or bool(int(found["ready_"][at // 32]) >> at % 32 & 1)
         if number == running:
             state = "running"
         elif not thread["fiber"]:
@@ -182,7 +188,7 @@ class CudaAt(gdb.Command):
         if number == current(found):
             gdb.execute(command, from_tty)
             return
-        fiber = found["threads_"][number]["fiber"]
+        fiber = found["threads_"][first_thread(found) + number]["fiber"]
         if not fiber:
             raise gdb.GdbError(f"thread {text(parse(word))} has not begun or has returned")
         if "stack_pointer_" not in (field.name for field in fiber.dereference().type.fields()):

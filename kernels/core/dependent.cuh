@@ -12,7 +12,7 @@ namespace ptx {
 // writes global memory: not even what no kernel ahead writes may be written earlier, for it may be read there.
 __device__ __forceinline__ void wait_for_kernel_ahead(CCONVNET_PTX_CALLER_ALONE) {
 #ifndef __CUDACC__
-  emulator::machine.wait_for_kernel_ahead({"griddepcontrol.wait", file, line});
+  emulator::wait_for_kernel_ahead({"griddepcontrol.wait", file, line});
 #elif __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.wait;" ::: "memory");
 #endif

@@ -16,6 +16,8 @@
 #include <map>
 #include <vector>
 
+#include "errors.h"
+
 namespace cconvnet::emulator::counting {
 
 struct Stamp {
@@ -28,18 +30,36 @@ struct Stamp {
 
 class Order {
  public:
-  void begin_block(uint32_t block, int threads) {
+  // The blocks of a cluster count as one, whose number is that of the first.
+  void begin_block(uint32_t block, int threads, int blocks) {
+    if (threads * blocks > first_agent) {
+      throw KernelError("a cluster of " + std::to_string(threads * blocks) +
+                        " threads; the build that counts knows up to " + std::to_string(first_agent));
+    }
     block_ = block;
-    threads_ = threads;
+    block_threads_ = threads;
+    threads_ = threads * blocks;
     epoch_ = 0;
     whole_ = false;
     meetings_.clear();
     forget();
   }
 
-  void pass_barrier() {
-    ++epoch_;
-    forget();
+  void pass_barrier(int block) {
+    if (block_threads_ == threads_) {
+      ++epoch_;
+      forget();
+      return;
+    }
+    // Threads of the other blocks are not ordered.
+    begin_whole();
+    Clocks known{};
+    const int first = block * block_threads_, end = first + block_threads_;
+    for (int thread = first; thread < end; ++thread) {
+      tick(clocks_[thread][thread]);
+      merge(known, clocks_[thread]);
+    }
+    for (int thread = first; thread < end; ++thread) merge(clocks_[thread], known);
   }
 
   void join(int warp, uint32_t lanes) {
@@ -139,8 +159,8 @@ class Order {
   }
 
  private:
-  // Of a block's threads, then of agents: those of the warps' products, then those of meetings.
-  static constexpr int first_agent = 1024, warps = 32, agents = 256;
+  // Of the threads of a block or cluster, then of agents: those of the warps' products, then those of meetings.
+  static constexpr int first_agent = 2048, warps = first_agent / 32, agents = 512;
   using Clocks = std::array<uint16_t, first_agent + agents>;
 
   struct Meeting {
@@ -213,9 +233,10 @@ class Order {
   }
 
   uint32_t block_ = 0, epoch_ = 0;
-  int threads_ = 0;
-  bool joined_ = false;                                // since the last barrier
-  std::array<std::array<uint16_t, 32>, 1024> seen_{};  // of a thread: the clocks of its warp's lanes it knows
+  int block_threads_ = 0, threads_ = 0;
+  bool joined_ = false;  // since the last barrier
+  // Of a thread: the clocks of its warp's lanes that it knows.
+  std::array<std::array<uint16_t, 32>, first_agent> seen_{};
   bool whole_ = false;
   std::vector<Clocks> clocks_;  // of a thread: all that it knows
   std::map<const void*, Meeting> meetings_;

@@ -6,7 +6,7 @@
 
 #include <cstring>
 
-#include "machine.h"
+#include "dependents.h"
 
 namespace cconvnet::emulator {
 
@@ -14,7 +14,7 @@ constexpr size_t async_copy_bytes = 16;
 
 __attribute__((noinline)) inline void start_copy(const Site& site, void* target, const void* source) {
   const counting::Paused paused;
-  machine.check_waited(site);
+  check_waited(site);
   for (const void* address : {static_cast<const void*>(target), source}) {
     if (reinterpret_cast<uintptr_t>(address) % async_copy_bytes != 0) {
       machine.fail<KernelError>(

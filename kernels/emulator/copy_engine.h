@@ -9,6 +9,7 @@
 #include <cstring>
 
 #include "core/tensor_map.h"
+#include "dependents.h"
 #include "phases.h"
 
 namespace cconvnet::emulator {
@@ -121,34 +122,49 @@ inline void check_shared_box(const Site& site, const void* shared, const TensorM
   }
 }
 
-// Starts a load. Its bytes arrive at the barrier.
+// Starts a load. Its bytes arrive at the barrier. If a mask names blocks of the cluster, the box comes to the same
+// place in each of them, and its bytes at the barrier of each.
 __attribute__((noinline)) inline void start_load(const Site& site, void* shared, const TensorMap& map,
-                                                 uint64_t& barrier, int rank, const Coordinates& at,
-                                                 int offset_w, int offset_h) {
+                                                 uint64_t& barrier, unsigned mask, int rank,
+                                                 const Coordinates& at, int offset_w, int offset_h) {
   const counting::Paused paused;
-  machine.check_waited(site);
+  check_waited(site);
   const Box box(site, map, at, offset_w, offset_h);
   check_shared_box(site, shared, map, box, rank);
-  Phase::at(site, barrier);
-  counting::load_started(shared, static_cast<size_t>(box.bytes()), &barrier, __builtin_return_address(0));
-  box.count(false, __builtin_return_address(0));
-  std::memset(shared, 0xff, static_cast<size_t>(box.bytes()));
+  void* const caller = __builtin_return_address(0);
+  box.count(false, caller);
+  const auto bytes = static_cast<size_t>(box.bytes());
   const auto swizzle = static_cast<Swizzle>(map.swizzle);
-  char* const target = static_cast<char*>(shared);
-  machine.start_beside([site, box, swizzle, target, &barrier] {
-    box.visit_chunks([&](uint32_t byte, const char* from, int64_t first, int64_t end) {
-      char* const to = target + swizzled(swizzle, byte);
-      std::memset(to, 0, 16);
-      if (end > first) std::memcpy(to + first, from + first, static_cast<size_t>(end - first));
+  const auto own = static_cast<unsigned>(machine.cluster_rank());
+  const auto start = [&](unsigned block, char* target, uint64_t* arrival) {
+    Phase::at(site, *arrival);
+    counting::load_started(target, bytes, arrival, caller);
+    std::memset(target, 0xff, bytes);
+    machine.start_beside([site, box, swizzle, block, target, arrival] {
+      if (machine.has_ended(block)) {
+        machine.fail<KernelError>(site, "the box comes to a block that has ended");
+      }
+      box.visit_chunks([&](uint32_t byte, const char* from, int64_t first, int64_t end) {
+        char* const to = target + swizzled(swizzle, byte);
+        std::memset(to, 0, 16);
+        if (end > first) std::memcpy(to + first, from + first, static_cast<size_t>(end - first));
+      });
+      bytes_came(site, *arrival, box.bytes());
     });
-    bytes_came(site, barrier, box.bytes());
-  });
+  };
+  if (mask == 0) return start(own, static_cast<char*>(shared), &barrier);
+  for (unsigned block = 0; mask >> block; ++block) {
+    if (!(mask >> block & 1)) continue;
+    char* const arrival = at_block(site, block, &barrier, sizeof barrier);
+    start(block, at_block(site, block, shared, bytes), reinterpret_cast<uint64_t*>(arrival));
+    if (block != own) counting::box_came(bytes, caller);
+  }
 }
 
 __attribute__((noinline)) inline void start_store(const Site& site, const void* shared, const TensorMap& map,
                                                   int rank, const Coordinates& at) {
   const counting::Paused paused;
-  machine.check_waited(site);
+  check_waited(site);
   const Box box(site, map, at, 0, 0);
   check_shared_box(site, shared, map, box, rank);
   if (map.windows) machine.fail<KernelError>(site, "stores to windows are not supported");

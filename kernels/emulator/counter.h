@@ -55,7 +55,7 @@ class Counter {
     operations_.clear();
     races_.clear();
     global_.clear();
-    most_events_ = all_events_ = 0;
+    most_events_ = all_events_ = clusters_run_ = 0;
   }
 
   void end_launch() {
@@ -65,25 +65,27 @@ class Counter {
       launch.operations.push_back({std::get<0>(key), std::get<1>(key), std::get<2>(key), warps});
     }
     for (const auto& [key, race] : races_) launch.races.push_back(race);
-    launch.busiest =
-        all_events_ > 0 ? static_cast<double>(most_events_ * launch.blocks_run) / all_events_ : 1;
+    launch.busiest = all_events_ > 0 ? static_cast<double>(most_events_ * clusters_run_) / all_events_ : 1;
   }
 
-  void begin_block(uint64_t number, int threads) {
-    block_ = number;
-    threads_ = threads;
-    barriers_ = events_ = 0;
+  void begin_block(uint64_t number, int threads, int blocks) {
+    block_threads_ = threads;
+    blocks_ = blocks;
+    barriers_.assign(blocks, 0);
+    events_ = 0;
     shared_.clear();
     thread_operations_.clear();
-    order_.begin_block(static_cast<uint32_t>(number), threads);
+    order_.begin_block(static_cast<uint32_t>(number), threads, blocks);
     cache_.clear();
-    if (logs_.size() < static_cast<size_t>(threads)) logs_.resize(threads);
+    const auto all = static_cast<size_t>(threads * blocks);
+    if (logs_.size() < all) logs_.resize(all);
     for (std::vector<Entry>& log : logs_) log.clear();  // a block that failed leaves some
-    ++launches.back().blocks_run;
+    launches.back().blocks_run += blocks;
+    ++clusters_run_;
   }
 
   void end_block() {
-    for (int warp = 0; warp * 32 < threads_; ++warp) count_requests(warp);
+    for (int warp = 0; warp * 32 < block_threads_ * blocks_; ++warp) count_requests(warp);
     for (const auto& [key, of_threads] : thread_operations_) {
       // The n-th of all lanes are one.
       for (auto first = of_threads.begin(); first != of_threads.end(); first += 32) {
@@ -94,7 +96,7 @@ class Counter {
     all_events_ += events_;
     uint64_t bytes = 0;
     for (const SharedObject& object : shared_) bytes += std::strcmp(object.name, "shared") ? 0 : object.bytes;
-    launches.back().shared_bytes = std::max(launches.back().shared_bytes, bytes);
+    launches.back().shared_bytes = std::max(launches.back().shared_bytes, bytes / blocks_);
   }
 
   void add_shared(const char* name, const void* memory, size_t bytes) {
@@ -102,15 +104,15 @@ class Counter {
     if (options.races) shared_.back().words.resize(bytes);
   }
 
-  bool pass_barrier(const char* operation, const char* file, int line) {
-    for (int warp = 0; warp * 32 < threads_; ++warp) {
-      count_requests(warp);
+  bool pass_barrier(const char* operation, const char* file, int line, int block) {
+    for (int warp = 0; warp * 32 < block_threads_; ++warp) {
+      count_requests(block * block_threads_ / 32 + warp);
       count_operation(operation, file, line);
     }
-    order_.pass_barrier();
+    order_.pass_barrier(block);
     ++launches.back().barriers;
-    if (++barriers_ < options.barriers) return false;
-    ++launches.back().cut_blocks;
+    if (++barriers_[block] < options.barriers) return false;
+    launches.back().cut_blocks += blocks_;
     return true;
   }
 
@@ -121,7 +123,7 @@ class Counter {
 
   void count_thread_operation(const char* operation, const char* file, int line) {
     std::vector<uint32_t>& of_threads = thread_operations_[{operation, file, line}];
-    if (of_threads.empty()) of_threads.resize((threads_ + 31) / 32 * 32);
+    if (of_threads.empty()) of_threads.resize(block_threads_ * blocks_);
     ++of_threads[state.thread];
   }
 
@@ -253,8 +255,7 @@ class Counter {
     ++gathering_;
     request_count_ = 0;
     grouped_.resize(sites.size());
-    const int lanes = std::min(32, threads_ - warp * 32);
-    for (int lane = 0; lane < lanes; ++lane) {
+    for (int lane = 0; lane < 32; ++lane) {
       std::vector<Entry>& log = logs_[warp * 32 + lane];
       for (const Entry& entry : log) {
         Group& group = grouped_[entry.site];
@@ -331,8 +332,8 @@ class Counter {
   void add_race(const SharedObject* object, uint64_t position, const Stamp& earlier, const Stamp& now) {
     Race& race = races_[{earlier.site, now.site}];
     if (race.occurrences++ > 0) return;
-    race.first = {instruction(earlier.site), earlier.block - 1, order_.thread_of(earlier)};
-    race.second = {instruction(now.site), now.block - 1, order_.thread_of(now)};
+    race.first = racing(earlier);
+    race.second = racing(now);
     race.position = position;
     if (object) {
       race.array = object->name;
@@ -342,17 +343,25 @@ class Counter {
     }
   }
 
+  RacingAccess racing(const Stamp& stamp) const {
+    const int thread = order_.thread_of(stamp);
+    return {instruction(stamp.site), stamp.block - 1 + thread / static_cast<uint64_t>(block_threads_),
+            thread % block_threads_};
+  }
+
   // The launch.
   std::vector<NamedArray> arrays_;
   std::unordered_map<uint64_t, Access> costs_;  // by site and array
   std::map<std::tuple<const char*, const char*, int>, uint64_t> operations_;
   std::map<std::pair<uint32_t, uint32_t>, Race> races_;
   Pages global_;
-  uint64_t most_events_ = 0, all_events_ = 0;  // requests and operations of its busiest block, and of all
+  uint64_t clusters_run_ = 0;                  // or blocks
+  uint64_t most_events_ = 0, all_events_ = 0;  // requests and operations of the busiest of these, and of all
 
-  // The block.
-  uint64_t block_ = 0, barriers_ = 0, events_ = 0;
-  int threads_ = 0;
+  // The block, or the blocks of a cluster.
+  int block_threads_ = 0, blocks_ = 1;  // in whole warps
+  std::vector<uint64_t> barriers_;      // of each
+  uint64_t events_ = 0;
   std::vector<SharedObject> shared_;
   Order order_;
   Cache cache_;

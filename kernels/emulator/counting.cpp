@@ -77,16 +77,16 @@ uint64_t blocks_to_run(uint64_t count) {
   return state.recording ? std::min(count, counter->options.blocks) : count;
 }
 
-void begin_block(uint64_t number, int threads) {
-  if (state.recording) counter->begin_block(number, threads);
+void begin_block(uint64_t number, int threads, int blocks) {
+  if (state.recording) counter->begin_block(number, threads, blocks);
 }
 
 void end_block() {
   if (state.recording) counter->end_block();
 }
 
-bool passed_barrier(const char* operation, const char* file, int line) {
-  return state.recording && counter->pass_barrier(operation, file, line);
+bool passed_barrier(const char* operation, const char* file, int line, int block) {
+  return state.recording && counter->pass_barrier(operation, file, line, block);
 }
 
 void warp_operation(const char* operation, const char* file, int line) {
@@ -171,6 +171,16 @@ void products_done(unsigned groups) {
 
 void box_moved(Kind kind, const std::vector<BoxLine>& lines, size_t bytes, void* caller) {
   if (state.recording) counter->move_box(kind, lines, bytes, caller);
+}
+
+void box_came(size_t bytes, void* caller) {
+  if (state.recording) counter->pass_banks(Kind::box_load, bytes, caller);
+}
+
+void remote_access(const void* address, size_t bytes, bool writes, void* caller) {
+  if (!state.recording) return;
+  counter->access(reinterpret_cast<uintptr_t>(address), bytes, writes ? Kind::store : Kind::load, caller,
+                  writes ? Role::write : Role::read);
 }
 
 void factors_read(size_t bytes, void* caller) {

@@ -153,10 +153,11 @@ void begin_launch(const std::string& name, const char* file, int line, const voi
                   dim3 block, size_t launch_bytes);
 void end_launch();
 uint64_t blocks_to_run(uint64_t count);
-void begin_block(uint64_t number, int threads);
+// The blocks of a cluster, from this number on, with room for so many threads each.
+void begin_block(uint64_t number, int threads, int blocks);
 void end_block();
-// Returns true if the block is to be ended here.
-bool passed_barrier(const char* operation, const char* file, int line);
+// By all threads of a block of the cluster. Returns true if the cluster is to be ended here.
+bool passed_barrier(const char* operation, const char* file, int line, int block);
 void warp_operation(const char* operation, const char* file, int line);
 // The running thread, perhaps with others of its warp, waits for a phase of a barrier.
 void thread_operation(const char* operation, const char* file, int line);
@@ -187,6 +188,10 @@ struct BoxLine {
   size_t bytes;
 };
 void box_moved(Kind kind, const std::vector<BoxLine>& lines, size_t bytes, void* caller);
+// A box also comes to another block.
+void box_came(size_t bytes, void* caller);
+// The running thread reads or writes the shared memory of another block.
+void remote_access(const void* address, size_t bytes, bool writes, void* caller);
 // Tensor cores read from shared memory a warp's share of both factors of a product.
 void factors_read(size_t bytes, void* caller);
 // True while only some blocks of each launch run, so that the numbers that they compute are of no use.
@@ -209,9 +214,9 @@ inline void end_launch() {}
 inline uint64_t blocks_to_run(uint64_t count) {
   return count;
 }
-inline void begin_block(uint64_t, int) {}
+inline void begin_block(uint64_t, int, int) {}
 inline void end_block() {}
-inline bool passed_barrier(const char*, const char*, int) {
+inline bool passed_barrier(const char*, const char*, int, int) {
   return false;
 }
 inline void warp_operation(const char*, const char*, int) {}
@@ -233,6 +238,8 @@ inline bool finds_races() {
 }
 inline void factor_read(const void*, unsigned, void*) {}
 inline void products_done(unsigned) {}
+inline void box_came(size_t, void*) {}
+inline void remote_access(const void*, size_t, bool, void*) {}
 inline void factors_read(size_t, void*) {}
 inline constexpr bool samples() {
   return false;

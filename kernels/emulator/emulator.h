@@ -1,9 +1,9 @@
 // Runs CUDA kernels on the CPU, to find bugs without a GPU. With this header instead of CUDA's, a host
 // compiler compiles the same .cu files, and __global__ functions are ordinary C++ functions.
 //
-// CCONVNET_LAUNCH runs the blocks of the grid one after the other. Within a block, each thread is a fiber
-// (fiber.h), a function with a stack of its own. It runs until it waits, at a barrier or a warp operation;
-// then the next thread of the block runs. When all that were waited for have arrived, they are released
+// CCONVNET_LAUNCH runs the blocks of the grid one after the other, and those of a cluster together. Within a block,
+// each thread is a fiber (fiber.h), a function with a stack of its own. It runs until it waits, at a barrier or a warp
+// operation; then the next thread of the block runs. When all that were waited for have arrived, they are released
 // (machine.h). Warp operations are computed lane by lane (synchronization.h; for tensor cores core/ptx.cuh).
 //
 // It finds:
@@ -62,7 +62,7 @@ inline constexpr int warpSize = cconvnet::emulator::lanes_per_warp;
 namespace cconvnet {
 namespace emulator {
 
-// The one object of type T in shared memory; kept from block to block, but filled anew for each.
+// The one object of type T in a block's shared memory; kept from block to block, but filled anew for each.
 template <class T>
 struct SharedObject {
   struct Free {
@@ -82,10 +82,11 @@ struct SharedObject {
   }
 };
 
+// Of each block of a cluster.
 template <class T>
-inline SharedObject<T> shared_object;
+inline SharedObject<T> shared_objects[max_cluster];
 template <class T>
-inline SharedObject<T> launch_shared_object;
+inline SharedObject<T> launch_shared_objects[max_cluster];
 
 template <class T>
 constexpr bool is_plain = std::is_trivially_default_constructible_v<T> && std::is_trivially_destructible_v<T>;
@@ -97,7 +98,7 @@ T& shared_memory() {
   static_assert(emulator::is_plain<T>, "CUDA runs no constructors or destructors on shared memory");
   static_assert(sizeof(T) <= emulator::max_shared_bytes, "a block has 48 KiB of shared memory");
   const emulator::counting::Paused paused;
-  emulator::SharedObject<T>& object = emulator::shared_object<T>;
+  emulator::SharedObject<T>& object = emulator::shared_objects<T>[emulator::machine.cluster_rank()];
   if (object.is_new()) {
     emulator::machine.count_shared(sizeof(T));
     object.begin_block("shared");
@@ -109,7 +110,7 @@ template <class T>
 T& launch_shared_memory() {
   static_assert(emulator::is_plain<T>, "CUDA runs no constructors or destructors on shared memory");
   const emulator::counting::Paused paused;
-  emulator::SharedObject<T>& object = emulator::launch_shared_object<T>;
+  emulator::SharedObject<T>& object = emulator::launch_shared_objects<T>[emulator::machine.cluster_rank()];
   if (object.is_new()) {
     object.begin_block("launch shared");
     emulator::machine.count_launch_shared(object.memory.get(), sizeof(T));

@@ -1,5 +1,5 @@
 // The machine of the emulator: runs the blocks of a launch one after the other, and the threads of a block in
-// turns.
+// turns. The blocks of a cluster run together.
 //
 // Threads run one at a time. A thread runs until it waits or returns; then the next in the schedule's order
 // continues at once, with no scheduler in between. A round gives every thread that can run one turn. Threads
@@ -19,15 +19,14 @@
 #include <cstring>
 #include <exception>
 #include <functional>
-#include <map>
 #include <mutex>
-#include <numeric>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "../api.h"
 #include "counting.h"
+#include "deadlock.h"
 #include "errors.h"
 #include "fiber.h"
 #include "limits.h"
@@ -36,6 +35,15 @@
 #include "vector_types.h"
 
 namespace cconvnet::emulator {
+
+// A block that runs.
+struct Block {
+  uint3 index;
+  uint64_t serial;
+  size_t shared_bytes = 0;              // of its own objects
+  const char* launch_shared = nullptr;  // the memory that the launch gave it, once it has used it
+  int at_barrier = 0, returned = 0;     // threads
+};
 
 class Machine {
  public:
@@ -66,9 +74,14 @@ class Machine {
     argument_ = argument;
     thread_count_ = static_cast<int>(block.x * block.y * block.z);
     warp_count_ = (thread_count_ + lanes_per_warp - 1) / lanes_per_warp;
-    for (int i = 0; i < thread_count_; ++i) {
-      const unsigned u = static_cast<unsigned>(i);
-      threads_[i].index = {u % block.x, u / block.x % block.y, u / block.x / block.y};
+    cluster_ = static_cast<int>(options.cluster);
+    for (int b = 0; b < cluster_; ++b) {
+      for (int i = 0; i < thread_count_; ++i) {
+        const unsigned u = static_cast<unsigned>(i);
+        Thread& thread = threads_of(b)[i];
+        thread.index = {u % block.x, u / block.x % block.y, u / block.x / block.y};
+        thread.block = b;
+      }
     }
 
     struct Running {
@@ -77,7 +90,7 @@ class Machine {
       ~Running() { flag = false; }
     } running(running_);
     counting::begin_launch(kernel_, site.file, site.line, kernel, grid, block, launch_bytes);
-    run_blocks(uint64_t{grid.x} * grid.y * grid.z);
+    run_clusters(uint64_t{grid.x} * grid.y * grid.z / options.cluster);
     counting::end_launch();
   }
 
@@ -88,13 +101,15 @@ class Machine {
     const counting::Paused paused;
     int operand = predicate;
     wait_at(site, 0, &operand);
-    if (++at_barrier_ == thread_count_ && all_at_barrier(site)) {
+    if (++block_->at_barrier == thread_count_ && all_at_barrier(site)) {
+      const int own = current_->block;
+      Thread* const threads = threads_of(own);
       int count = 0;
-      for (int i = 0; i < thread_count_; ++i) count += *static_cast<int*>(threads_[i].operand);
-      for (int i = 0; i < thread_count_; ++i) *static_cast<int*>(threads_[i].operand) = count;
-      for (int w = 0; w < warp_count_; ++w) ready_[w] = lanes_of(w);
-      at_barrier_ = 0;
-      cut_ = counting::passed_barrier(site.operation, site.file, site.line);
+      for (int i = 0; i < thread_count_; ++i) count += *static_cast<int*>(threads[i].operand);
+      for (int i = 0; i < thread_count_; ++i) *static_cast<int*>(threads[i].operand) = count;
+      for (int w = 0; w < warp_count_; ++w) ready_[own * warp_count_ + w] = lanes_of(w);
+      block_->at_barrier = 0;
+      cut_ = counting::passed_barrier(site.operation, site.file, site.line, own);
     }
     give_way();
     return operand;
@@ -108,7 +123,7 @@ class Machine {
     const int warp = rank(*current_) / lanes_per_warp;
     const unsigned bit = 1u << lane();
     if (!(mask & bit)) fail<KernelError>(site, "called by a lane that is not in its mask " + hex(mask));
-    if (mask & ~lanes_of(warp)) {
+    if (mask & ~lanes_of(thread_rank() / lanes_per_warp)) {
       fail<DivergenceError>(site, "the mask " + hex(mask) + " names lanes which the block of " +
                                       std::to_string(thread_count_) + " threads does not have");
     }
@@ -152,45 +167,36 @@ class Machine {
     }
   }
 
-  // In a launch whose kernel may begin before the one ahead of it has ended, all threads wait for that one, before they
-  // touch global memory. Seen are the asynchronous copies, and in the build that counts all accesses.
-  void wait_for_kernel_ahead(const Site& site) {
-    if (current_->early) {
-      fail<KernelError>(site, "the thread accessed global memory before it waited for the kernel ahead");
-    }
-    current_->waited = true;
-    counting::set_early(nullptr);
-  }
-  void check_waited(const Site& site) const {
-    if (programmatic_ && !current_->waited) {
-      fail<KernelError>(site,
-                        "the thread has not waited for the kernel ahead, with which the launch overlaps");
-    }
-  }
-
+  // Whether the kernel may begin before the one ahead of it has ended.
+  bool overlaps() const { return programmatic_; }
   Thread& current() { return *current_; }
-  int thread_rank() const { return rank(*current_); }
+  int thread_rank() const { return rank(*current_) - current_->block * warp_count_ * lanes_per_warp; }
   int lane() const { return rank(*current_) % lanes_per_warp; }
   int thread_count() const { return thread_count_; }
   Schedule schedule() const { return schedule_; }
   uint64_t random_below(uint64_t bound) { return random_.below(bound); }
 
-  // Changes with every block.
-  uint64_t block_serial() const { return block_serial_; }
+  // Changes with every block; that of the first of a cluster with every cluster.
+  uint64_t block_serial() const { return block_->serial; }
+  uint64_t cluster_serial() const { return blocks_[0].serial; }
+  // The number of the block in its cluster, which has so many threads.
+  int cluster_rank() const { return static_cast<int>(block_ - blocks_); }
+  int cluster_size() const { return cluster_; }
+  int cluster_threads() const { return cluster_ * thread_count_; }
 
   // Counts a shared object that the block uses for the first time.
   void count_shared(size_t bytes) {
     if (!running_) throw KernelError("shared_memory() was called outside a kernel");
-    shared_bytes_ += bytes;
-    if (shared_bytes_ > max_shared_bytes) {
-      throw KernelError(where() + ": uses " + std::to_string(shared_bytes_) +
+    block_->shared_bytes += bytes;
+    if (block_->shared_bytes > max_shared_bytes) {
+      throw KernelError(where() + ": uses " + std::to_string(block_->shared_bytes) +
                         " bytes of shared memory, more than " + std::to_string(max_shared_bytes));
     }
   }
 
   // The same for the object in the memory that the launch gave.
   void count_launch_shared(const void* memory, size_t bytes) {
-    launch_shared_ = static_cast<const char*>(memory);
+    block_->launch_shared = static_cast<const char*>(memory);
     if (!running_) throw KernelError("launch_shared_memory() was called outside a kernel");
     if (bytes > launch_bytes_) {
       throw KernelError(where() + ": uses " + std::to_string(bytes) +
@@ -200,7 +206,7 @@ class Machine {
 
   // The address of `bytes` bytes in the shared memory that the launch gave, as a GPU counts it.
   uint32_t shared_address(const Site& site, const void* memory, size_t bytes) const {
-    const size_t offset = static_cast<size_t>(static_cast<const char*>(memory) - launch_shared_);
+    const size_t offset = static_cast<size_t>(static_cast<const char*>(memory) - block_->launch_shared);
     if (offset > launch_bytes_ || bytes > launch_bytes_ - offset) {
       fail<KernelError>(site, "an address is not in the launch's shared memory");
     }
@@ -211,8 +217,10 @@ class Machine {
       fail<KernelError>(site, "the shared address " + std::to_string(address) + " is beyond the launch's " +
                                   std::to_string(launch_bytes_) + " bytes");
     }
-    return const_cast<char*>(launch_shared_) + (address - shared_base);
+    return const_cast<char*>(block_->launch_shared) + (address - shared_base);
   }
+  const Block& block(unsigned number) const { return blocks_[number]; }
+  bool has_ended(unsigned number) const { return blocks_[number].returned == thread_count_; }
 
   // Throws an error that names kernel, block, the running thread, operation and line.
   template <class Error>
@@ -225,38 +233,43 @@ class Machine {
 
   // ---- blocks -------------------------------------------------------------------------------------------
 
-  // Random order walks round the grid in steps that share no divisor with its size, and so needs no memory.
-  void run_blocks(uint64_t count) {
+  void run_clusters(uint64_t count) {
     uint64_t block = 0, step = 1;
     if (schedule_ == Schedule::reverse) {
-      block = count - 1;
-      step = count - 1;
+      block = step = count - 1;
     } else if (schedule_ == Schedule::random) {
       block = random_.below(count);
-      do step = 1 + random_.below(count);
-      while (std::gcd(step, count) != 1);
+      step = random_.step(count);
     }
     const uint64_t turns = counting::blocks_to_run(count);
     for (uint64_t i = 0; i < turns; ++i) {
       // A sample is spread evenly, from the first block to the last.
       if (turns < count) block = turns == 1 ? 0 : i * (count - 1) / (turns - 1);
-      block_index = {static_cast<unsigned>(block % grid_dim.x),
-                     static_cast<unsigned>(block / grid_dim.x % grid_dim.y),
-                     static_cast<unsigned>(block / grid_dim.x / grid_dim.y)};
-      counting::begin_block(block, thread_count_);
-      run_block();
-      counting::end_block();
+      run_cluster(block);
       block = (block + step) % count;
     }
   }
 
-  void run_block() {
-    ++block_serial_;
-    shared_bytes_ = 0;
-    at_barrier_ = 0;
+  void run_cluster(uint64_t number) {
+    const uint64_t first = number * cluster_;
+    for (int b = 0; b < cluster_; ++b) {
+      const uint64_t block = first + b;
+      blocks_[b] = {
+          {static_cast<unsigned>(block % grid_dim.x), static_cast<unsigned>(block / grid_dim.x % grid_dim.y),
+           static_cast<unsigned>(block / grid_dim.x / grid_dim.y)},
+          ++serials_};
+    }
+    block_ = blocks_;
+    block_index = block_->index;
+    counting::begin_block(first, warp_count_ * lanes_per_warp, cluster_);
+    run_threads();
+    counting::end_block();
+  }
+
+  void run_threads() {
     returned_ = 0;
-    for (int w = 0; w < warp_count_; ++w) {
-      ready_[w] = lanes_of(w);
+    for (int w = 0; w < warps(); ++w) {
+      ready_[w] = lanes_of(w % warp_count_);
       waiting_[w] = 0;
     }
     round_size_ = round_next_ = 0;
@@ -269,13 +282,10 @@ class Machine {
     resume(*first);
     Fiber::switch_to(launcher_, *first->fiber);
 
-    if (!error_ && returned_ == thread_count_) {
-      if (beside_.empty()) return;
-      throw KernelError(where() + ": ended while a copy was on its way from or to its shared memory");
-    }
+    if (!error_ && returned_ == cluster_threads()) return;
     if (!error_ && !cut_) error_ = std::make_exception_ptr(DivergenceError(describe_deadlock()));
     cancelling_ = true;
-    for (int i = 0; i < thread_count_; ++i) {
+    for (int i = 0; i < warps() * lanes_per_warp; ++i) {
       if (!threads_[i].fiber) continue;
       current_ = &threads_[i];
       Fiber::switch_to(launcher_, *threads_[i].fiber);
@@ -310,8 +320,7 @@ class Machine {
       };
       conditional_.erase(std::remove_if(conditional_.begin(), conditional_.end(), is_released),
                          conditional_.end());
-      const bool can_run =
-          std::any_of(ready_, ready_ + warp_count_, [](unsigned lanes) { return lanes != 0; });
+      const bool can_run = std::any_of(ready_, ready_ + warps(), [](unsigned lanes) { return lanes != 0; });
       if (can_run || beside_.empty()) return;
       work(schedule_ == Schedule::random ? random_.below(beside_.size()) : beside_.size() - 1);
     }
@@ -322,10 +331,10 @@ class Machine {
     if (!conditional_.empty() || !beside_.empty()) look_beside();
     int first = 0;
     if (schedule_ == Schedule::reverse) {
-      first = warp_count_ - 1;
+      first = warps() - 1;
       while (first > 0 && !ready_[first]) --first;
     }
-    for (int w = first; w < warp_count_; ++w) {
+    for (int w = first; w < warps(); ++w) {
       for (unsigned rest = ready_[w]; rest; rest &= rest - 1) {
         round_[round_size_++] = static_cast<uint16_t>(w * lanes_per_warp + __builtin_ctz(rest));
       }
@@ -346,6 +355,10 @@ class Machine {
     }
     current_ = &thread;
     thread_index = thread.index;
+    if (cluster_ > 1) {
+      block_ = &blocks_[thread.block];
+      block_index = block_->index;
+    }
     counting::running(rank(thread), thread.fiber->stack(), Fiber::stack_bytes);
     counting::set_early(programmatic_ && !thread.waited ? &thread.early : nullptr);
   }
@@ -379,7 +392,7 @@ class Machine {
       Thread& thread = *current_;
       try {
         const counting::Counted counted;
-        thread.waited = thread.early = false;
+        thread.waited = thread.early = thread.at_cluster = false;
         body_(argument_);
         if (programmatic_ && !thread.waited) {
           throw KernelError(
@@ -398,7 +411,13 @@ class Machine {
       thread.copies.clear();
       thread.stores.clear();
       ++returned_;
-      Thread* follower = error_ || cancelling_ ? nullptr : next();
+      ++blocks_[thread.block].returned;
+      Thread* follower = nullptr;
+      try {
+        if (!error_ && !cancelling_) follower = next();
+      } catch (...) {
+        error_ = std::current_exception();
+      }
       if (follower && !follower->fiber) {
         follower->fiber = self;
         resume(*follower);
@@ -411,12 +430,18 @@ class Machine {
   }
 
   bool all_at_barrier(const Site& site) const {
-    return std::all_of(threads_, threads_ + thread_count_,
+    const Thread* const threads = threads_of(current_->block);
+    return std::all_of(threads, threads + thread_count_,
                        [&](const Thread& thread) { return thread.site == site; });
   }
 
+  // In the cluster, whose blocks have whole warps each.
   int rank(const Thread& thread) const { return static_cast<int>(&thread - threads_); }
+  int warps() const { return cluster_ * warp_count_; }
+  Thread* threads_of(int block) { return threads_ + block * warp_count_ * lanes_per_warp; }
+  const Thread* threads_of(int block) const { return threads_ + block * warp_count_ * lanes_per_warp; }
 
+  // Of a block's warp.
   unsigned lanes_of(int warp) const {
     const int lanes = std::min(lanes_per_warp, thread_count_ - warp * lanes_per_warp);
     return lanes == lanes_per_warp ? ~0u : (1u << lanes) - 1;
@@ -424,50 +449,16 @@ class Machine {
 
   // ---- messages -----------------------------------------------------------------------------------------
 
-  static std::string name(const Thread& thread) {
-    return triple(thread.index.x, thread.index.y, thread.index.z);
-  }
-
   std::string where() const {
     return kernel_ + ", block " + triple(block_index.x, block_index.y, block_index.z);
   }
 
-  // The text of where a thread waits; empty if it returned.
-  std::string place(const Thread& thread) const {
-    if (!thread.fiber) return "";
-    return name_with_line(thread.site) + (thread.mask ? " for lanes " + hex(thread.mask) : "") +
-           (thread.condition ? " for " + thread.condition->text() : "");
-  }
-
-  // One clause for all threads at the same line, in the order of the first of each.
   std::string describe_deadlock() const {
-    std::vector<std::string> places;
-    std::map<std::string, std::vector<int>> groups;
-    for (int i = 0; i < thread_count_; ++i) {
-      const std::string at = place(threads_[i]);
-      if (groups[at].empty()) places.push_back(at);
-      groups[at].push_back(i);
-    }
-    std::string text = where() + ": threads wait for others that never arrive";
-    for (const std::string& at : places) {
-      const std::vector<int>& group = groups[at];
-      const char* waits = group.size() == 1 ? " waits at " : " wait at ";
-      text += "; " + list(group) + (at.empty() ? " returned" : waits + at);
-    }
-    return text;
-  }
-
-  // Names threads as runs, the first few of them: "9 threads (0,0,0) to (7,0,0), (9,0,0)".
-  std::string list(const std::vector<int>& threads) const {
-    constexpr int most_runs = 4;
-    std::string text = threads.size() == 1 ? "thread" : std::to_string(threads.size()) + " threads";
-    int runs = 0;
-    for (size_t begin = 0, end; begin < threads.size(); begin = end) {
-      end = begin + 1;
-      while (end < threads.size() && threads[end] == threads[end - 1] + 1) ++end;
-      if (runs++ == most_runs) return text + ", ...";
-      text += (begin == 0 ? " " : ", ") + name(threads_[threads[begin]]);
-      if (end - begin > 1) text += " to " + name(threads_[threads[end - 1]]);
+    std::string text = where() + (cluster_ > 1 ? ", and the others of its cluster" : "") +
+                       ": threads wait for others that never arrive";
+    for (int b = 0; b < cluster_; ++b) {
+      text += "; " + (cluster_ > 1 ? "in block " + std::to_string(b) + " of it " : "") +
+              describe_waiting(threads_of(b), thread_count_);
     }
     return text;
   }
@@ -481,23 +472,26 @@ class Machine {
   std::string kernel_;
   void (*body_)(void*) = nullptr;
   void* argument_ = nullptr;
-  int thread_count_ = 0, warp_count_ = 0;
+  int thread_count_ = 0, warp_count_ = 0;  // of a block
+  size_t launch_bytes_ = 0;
+  int cluster_ = 1;  // blocks
 
-  // The block.
-  uint64_t block_serial_ = 0;
-  size_t shared_bytes_ = 0, launch_bytes_ = 0;
-  const char* launch_shared_ = nullptr;
-  int at_barrier_ = 0, returned_ = 0;
+  // The blocks of the cluster that runs.
+  uint64_t serials_ = 0;
+  Block blocks_[max_cluster];
+  Block* block_ = blocks_;  // of the running thread
+  int returned_ = 0;
   std::exception_ptr error_;
   bool cancelling_ = false;
   bool cut_ = false;  // the block ends here, at the limit of barriers that a count has
-  unsigned ready_[max_threads / lanes_per_warp] = {};    // per warp: lanes that may run in the next round
-  unsigned waiting_[max_threads / lanes_per_warp] = {};  // per warp: lanes that wait at a warp operation
-  std::vector<Thread*> conditional_;                     // threads that wait until a condition is met
-  std::vector<std::function<void()>> beside_;            // work beside the threads that is not done
-  uint16_t round_[max_threads];
+  static constexpr int most_threads = max_threads * max_cluster;
+  unsigned ready_[most_threads / lanes_per_warp] = {};    // per warp: lanes that may run in the next round
+  unsigned waiting_[most_threads / lanes_per_warp] = {};  // per warp: lanes that wait at a warp operation
+  std::vector<Thread*> conditional_;                      // threads that wait until a condition is met
+  std::vector<std::function<void()>> beside_;             // work beside the threads that is not done
+  uint16_t round_[most_threads];
   int round_size_ = 0, round_next_ = 0;
-  Thread threads_[max_threads];
+  Thread threads_[most_threads];  // of block after block
   Thread* current_ = nullptr;
 
   Fiber launcher_;  // the stack run() was called on

@@ -9,7 +9,7 @@
 #include <cstdint>
 #include <string>
 
-#include "machine.h"
+#include "blocks.h"
 
 namespace cconvnet::emulator {
 
@@ -125,8 +125,8 @@ inline void wait_for_phase(const Site& site, const uint64_t& state, bool parity)
     bool is_met() override { return Phase::at(site, state).parity() != parity; }
     std::string text() const override {
       return "the phase of parity " + std::to_string(parity) + " of the barrier at byte " +
-             std::to_string(machine.shared_address(site, &state, 8) - shared_base) +
-             " of the launch's shared memory, of which " + Phase::at(site, state).missing();
+             std::to_string(launch_offset(&state)) + " of the launch's shared memory, of which " +
+             Phase::at(site, state).missing();
     }
   } ended(site, state, parity);
   counting::thread_operation(site.operation, site.file, site.line);
@@ -138,11 +138,12 @@ inline void wait_for_phase(const Site& site, const uint64_t& state, bool parity)
 
 struct NamedBarrier {
   uint64_t block_serial = 0;
-  int threads = 0, arrived = 0;  // expected and arrived; of no thread before the first arrives
+  int threads = 0,
+      arrived = 0;  // expected and arrived; of no thread before the first arrives
   uint64_t passed = 0;
 };
 
-inline NamedBarrier named_barriers[16];
+inline NamedBarrier named_barriers[max_cluster][16];
 
 // Arrives at a barrier of so many threads, and waits for all of them.
 inline void meet(const Site& site, unsigned number, int threads) {
@@ -155,7 +156,7 @@ inline void meet(const Site& site, unsigned number, int threads) {
     machine.fail<KernelError>(site, "a barrier of " + std::to_string(threads) + " threads in a block of " +
                                         std::to_string(machine.thread_count()));
   }
-  NamedBarrier& barrier = named_barriers[number];
+  NamedBarrier& barrier = named_barriers[machine.cluster_rank()][number];
   if (barrier.block_serial != machine.block_serial()) {
     barrier = {};
     barrier.block_serial = machine.block_serial();
@@ -211,23 +212,24 @@ struct GroupRegisters {
   int registers[max_threads / 128] = {};
 };
 
-inline GroupRegisters group_registers;
+inline GroupRegisters group_registers[max_cluster];
 
 // All groups of a block must set them in the end, to no more than a multiprocessor has.
 inline void set_registers(const Site& site, int registers) {
   unsigned nothing = 0;
   machine.warp_operation(site, ~0u, nothing, [&](unsigned* const*, unsigned) {
-    if (group_registers.block_serial != machine.block_serial()) {
-      group_registers = {};
-      group_registers.block_serial = machine.block_serial();
+    GroupRegisters& own = group_registers[machine.cluster_rank()];
+    if (own.block_serial != machine.block_serial()) {
+      own = {};
+      own.block_serial = machine.block_serial();
     }
     const int groups = machine.thread_count() / 128;
-    group_registers.registers[machine.thread_rank() / 128] = registers;
+    own.registers[machine.thread_rank() / 128] = registers;
     int sum = 0;
     bool all = true;
     for (int i = 0; i < groups; ++i) {
-      sum += 128 * group_registers.registers[i];
-      all = all && group_registers.registers[i] > 0;
+      sum += 128 * own.registers[i];
+      all = all && own.registers[i] > 0;
     }
     if (machine.thread_count() % 128 != 0 || (all && sum > 64 * 1024)) {
       machine.fail<KernelError>(site,

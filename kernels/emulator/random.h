@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <numeric>
 
 namespace cconvnet::emulator {
 
@@ -16,6 +17,14 @@ class Random {
     z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
     z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
     return (z ^ (z >> 31)) % bound;
+  }
+
+  // A number below `count` that shares no divisor with it: steps of it walk round all numbers, without memory.
+  uint64_t step(uint64_t count) {
+    for (;;) {
+      const uint64_t step = 1 + below(count);
+      if (std::gcd(step, count) == 1) return step;
+    }
   }
 
  private:

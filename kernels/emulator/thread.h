@@ -41,6 +41,7 @@ struct Condition {
 
 struct Thread {
   uint3 index;
+  int block = 0;           // in its cluster
   Fiber* fiber = nullptr;  // null before the thread starts and after it returns
   // While it waits:
   Site site;
@@ -55,6 +56,9 @@ struct Thread {
   unsigned store_groups = 0;
   // Whether it has waited for the kernel ahead; whether it touched global memory earlier, as far as that is seen.
   bool waited = false, early = false;
+  // Whether it has arrived at the barrier of its cluster, and not waited since; its phase then.
+  bool at_cluster = false;
+  uint64_t cluster_phase = 0;
 };
 
 constexpr int lanes_per_warp = 32;

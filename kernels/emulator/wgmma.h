@@ -108,12 +108,17 @@ struct WarpProducts {
   std::vector<Sums> sums;
 };
 
-inline WarpProducts warp_products[max_threads / lanes_per_warp];
-inline std::vector<GroupProduct> group_products[max_threads / lanes_per_warp / 4];
-inline uint64_t group_serial[max_threads / lanes_per_warp / 4];
+// Of a block.
+struct BlockProducts {
+  WarpProducts warps[max_threads / lanes_per_warp];
+  std::vector<GroupProduct> groups[max_threads / lanes_per_warp / 4];
+  uint64_t group_serials[max_threads / lanes_per_warp / 4] = {};
+};
+
+inline BlockProducts block_products[max_cluster];
 
 inline WarpProducts& own_products() {
-  WarpProducts& warp = warp_products[machine.thread_rank() / lanes_per_warp];
+  WarpProducts& warp = block_products[machine.cluster_rank()].warps[machine.thread_rank() / lanes_per_warp];
   if (warp.block_serial != machine.block_serial()) {
     warp = {};
     warp.block_serial = machine.block_serial();
@@ -200,19 +205,21 @@ __attribute__((noinline)) inline void start_product(const GroupProduct& product,
     WarpProducts& own = own_products();
     if (!own.fenced)
       machine.fail<KernelError>(site,
-                                "no fence precedes the warp's first product, or its next behind a wait");
+                                "no fence precedes the warp's first "
+                                "product, or its next behind a wait");
     for (int lane = 1; lane < lanes_per_warp; ++lane) {
       if (!lanes[lane]->product.same(product))
         machine.fail<KernelError>(site, "lanes name different matrices");
     }
-    const int group = warp / 4;
-    if (group_serial[group] != machine.block_serial()) {
-      group_serial[group] = machine.block_serial();
-      group_products[group].clear();
+    BlockProducts& of_block = block_products[machine.cluster_rank()];
+    std::vector<GroupProduct>& of_group = of_block.groups[warp / 4];
+    if (of_block.group_serials[warp / 4] != machine.block_serial()) {
+      of_block.group_serials[warp / 4] = machine.block_serial();
+      of_group.clear();
     }
-    if (own.started == group_products[group].size()) {
-      group_products[group].push_back(product);
-    } else if (!group_products[group][own.started].same(product)) {
+    if (own.started == of_group.size()) {
+      of_group.push_back(product);
+    } else if (!of_group[own.started].same(product)) {
       machine.fail<KernelError>(site, "warps of a group start different products");
     }
     ++own.started;
@@ -230,7 +237,8 @@ __attribute__((noinline)) inline void start_product(const GroupProduct& product,
         for (int i = 0; i < count; ++i) {
           if (!is_poison(lanes[lane]->registers[i])) {
             machine.fail<KernelError>(site,
-                                      "sums were written while products that add to them were in flight");
+                                      "sums were written while products "
+                                      "that add to them were in flight");
           }
         }
       }

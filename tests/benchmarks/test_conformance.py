@@ -157,7 +157,7 @@ def source_code() -> str:
 def test_every_wrapper_is_compared() -> None:
     source = source_code()
     wrappers = set()
-    for name in ("ptx", "barriers", "copy_engine", "dependent", "wgmma"):
+    for name in ("ptx", "barriers", "cluster", "copy_engine", "dependent", "wgmma"):
         text = code(KERNELS / "core" / f"{name}.cuh")
         wrappers |= set(re.findall(r"__device__ __forceinline__ [\w ]+?\b(\w+)\(", text))
     # Operands of others, for a GPU alone; the argument of one.

@@ -1,5 +1,6 @@
-// Races of threads that barriers of some of a block's threads order, of the copy engine, and of the products of warp
-// groups. Accesses are on marked lines; a case names the fault that lets them race.
+// Races of threads that barriers of some of a block's threads order, of the copy engine, of the products of warp groups,
+// and of the blocks of a cluster. Accesses are on marked lines; a case names the fault that lets them race.
+#include "core/cluster.cuh"
 #include "core/copy_engine.cuh"
 #include "core/wgmma.cuh"
 #include "counted.h"
@@ -176,6 +177,64 @@ __global__ void products(CCONVNET_MAP map, float* y) {
   y[threadIdx.x] = sums[0];
 }
 
+// ---- clusters -----------------------------------------------------------------------------------------------
+
+struct Gifts {
+  Vector<4> at[64];
+};
+
+// Each thread reads what one of the other block wrote.
+template <Fault FAULT>
+__global__ void gifts(float* y) {
+  Gifts& shared = launch_shared_memory<Gifts>();
+  for (float& lane : shared.at[threadIdx.x].lane) lane = 1.0f;  // LINE given
+  if (FAULT == Fault::barrier_of_the_block) {
+    __syncthreads();
+  } else {
+    ptx::arrive_at_cluster();
+    ptx::wait_for_cluster();
+  }
+  const Vector<4> gift = ptx::load_from_block(shared.at[63 - threadIdx.x], blockIdx.x ^ 1);  // LINE taken
+  ptx::arrive_at_cluster();
+  ptx::wait_for_cluster();
+  y[blockIdx.x * 64 + threadIdx.x] = gift.lane[0];
+}
+
+// Both blocks of a pair need all rows. Block b loads every other row for both.
+template <Fault FAULT>
+__global__ void pair(CCONVNET_MAP map, float* y) {
+  RingShared& shared = launch_shared_memory<RingShared>();
+  shared.begin(4);
+  ptx::arrive_at_cluster();
+  ptx::wait_for_cluster();
+  float sum = 0;
+  if (threadIdx.x < 32) {
+    const int steps = ptx::is_elected() ? kSteps : 0;
+    for (int step = 0; step < steps; ++step) {
+      const int stage = step % kStages;
+      ptx::wait_for_blocks(shared.empty[stage], step / kStages % 2 ^ 1);
+      ptx::arrive_and_expect(shared.full[stage], 128);
+      const ptx::Multicast both = {shared.full[stage], 3};
+      if (step % 2 == static_cast<int>(blockIdx.x)) {
+        ptx::load_box(shared.stage[stage], map, both, 0, step);  // LINE loaded for both
+      }
+    }
+  } else {
+    for (int step = 0; step < kSteps; ++step) {
+      const int stage = step % kStages;
+      ptx::wait(shared.full[stage], step / kStages % 2);
+      const bool early = FAULT == Fault::early_arrival && blockIdx.x == 1;
+      if (early && threadIdx.x % 32 < 2) ptx::arrive_in_block(shared.empty[stage], threadIdx.x % 32);
+      sum += shared.stage[stage][threadIdx.x % 32];  // LINE summed in both
+      __syncwarp();
+      if (!early && threadIdx.x % 32 < 2) ptx::arrive_in_block(shared.empty[stage], threadIdx.x % 32);
+    }
+    y[blockIdx.x * 96 + threadIdx.x] = sum;
+  }
+  ptx::arrive_at_cluster();
+  ptx::wait_for_cluster();
+}
+
 }  // namespace
 
 int main() {
@@ -184,9 +243,13 @@ int main() {
   auto* const x = array<float>(64 * 16 * kSteps);
   const TensorMap rows = tiled_map({x, 4, 2, {32, kSteps}, {4, 128}}, {32, 1}, Swizzle::none);
   const TensorMap factors = tiled_map({x, 2, 2, {16, 64 * kSteps}, {2, 32}}, {16, 64}, Swizzle::bytes_32);
-#define CASE(name, kernel, fault, threads, shared, ...)                                           \
-  record(name, [&] {                                                                              \
-    CCONVNET_LAUNCH_90((kernel<Fault::fault>), 1, threads, sizeof(shared), nullptr, __VA_ARGS__); \
+  const LaunchOptions alone = {}, paired = {2};
+#define CASE(name, kernel, fault, threads, shared, ...) \
+  CASE_WITH(alone, name, kernel, fault, threads, shared, __VA_ARGS__)
+#define CASE_WITH(options, name, kernel, fault, threads, shared, ...)                                  \
+  record(name, [&] {                                                                                   \
+    CCONVNET_LAUNCH_90_WITH(options, (kernel<Fault::fault>), options.cluster, threads, sizeof(shared), \
+                            nullptr, __VA_ARGS__);                                                     \
   });
   CASE("meetings", meetings, none, 128, Values, z)
   CASE("meetings: none", meetings, no_meeting, 128, Values, z)
@@ -205,4 +268,8 @@ int main() {
   CASE("products", products, none, 160, ProductShared, factors, y)
   CASE("products: no wait for bytes", products, no_wait_for_bytes, 160, ProductShared, factors, y)
   CASE("products: released in flight", products, no_wait_for_products, 160, ProductShared, factors, y)
+  CASE_WITH(paired, "gifts", gifts, none, 64, Gifts, y)
+  CASE_WITH(paired, "gifts: barrier of the block", gifts, barrier_of_the_block, 64, Gifts, y)
+  CASE_WITH(paired, "pair", pair, none, 96, RingShared, rows, y)
+  CASE_WITH(paired, "pair: early arrival", pair, early_arrival, 96, RingShared, rows, y)
 }

@@ -172,6 +172,8 @@ BESIDE = {
     "stores: too few groups": ("stored", "filled"),
     "products: no wait for bytes": ("factors loaded", "multiplied"),
     "products: released in flight": ("multiplied", "factors loaded"),
+    "gifts: barrier of the block": ("given", "taken"),
+    "pair: early arrival": ("summed in both", "loaded for both"),
 }
 
 
