@@ -23,15 +23,6 @@ TensorArray images(const void* data, int element_bytes, int n, int h, int w, int
           {static_cast<uint64_t>(element_bytes), pixel, pixel * w, pixel * w * h}};
 }
 
-// A matrix of rows of `columns` elements.
-TensorArray matrix(const void* data, int element_bytes, int rows, int columns) {
-  return {data,
-          element_bytes,
-          2,
-          {static_cast<uint64_t>(columns), static_cast<uint64_t>(rows)},
-          {static_cast<uint64_t>(element_bytes), static_cast<uint64_t>(columns) * element_bytes}};
-}
-
 // Of `pixels` windows of x, `channels` channels of a tap.
 WindowRow windows_of(const ConvProblem& problem, int channels, int pixels) {
   return {-problem.pad_w,
@@ -53,6 +44,12 @@ bool has_window_map(const ConvProblem& problem) {
   };
   return fits(problem.h, problem.p, problem.r, problem.stride_h, problem.pad_h, problem.dilation_h) &&
          fits(problem.w, problem.q, problem.s, problem.stride_w, problem.pad_w, problem.dilation_w);
+}
+
+// Whether the channels of a group can be divided into boxes of so many. A box is of one tap; behind the last tap of the
+// last group it may end in zeros.
+bool has_boxes(const ConvProblem& problem, int channels, int of_box) {
+  return channels % of_box == 0 || (problem.r * problem.s * problem.groups == 1 && channels % 8 == 0);
 }
 
 // ---- parameters -------------------------------------------------------------------------------------------
@@ -153,8 +150,9 @@ FpropTable::Row fprop_row() {
   return {"conv_fprop_wgmma_" + Tile::name(),
           true,
           [](const ConvProblem& problem) {
-            return problem.precision == Tile::PRECISION && problem.c_per_group() % Tile::SLAB == 0 &&
-                   has_window_map(problem) && has_warp_groups();
+            return problem.precision == Tile::PRECISION &&
+                   has_boxes(problem, problem.c_per_group(), Tile::SLAB) && has_window_map(problem) &&
+                   has_warp_groups();
           },
           always,
           [](const ConvProblem& problem) { return split_workspace(fprop_size(problem), problem.outputs()); },
@@ -263,7 +261,7 @@ DgradTable::Row dgrad_row() {
           true,
           [](const ConvProblem& problem) {
             return problem.precision == Tile::PRECISION && problem.stride_h == 1 && problem.stride_w == 1 &&
-                   problem.k_per_group() % Tile::SLAB == 0 && problem.c_per_group() % 8 == 0 &&
+                   has_boxes(problem, problem.k_per_group(), Tile::SLAB) && problem.c_per_group() % 8 == 0 &&
                    has_window_map(problem) && has_warp_groups();
           },
           always,
@@ -355,7 +353,8 @@ WgradTable::Row wgrad_row() {
           true,
           [](const ConvProblem& problem) {
             return problem.precision == Tile::PRECISION && problem.k % 8 == 0 &&
-                   problem.c_per_group() % LINE == 0 && has_window_map(problem) && has_warp_groups();
+                   has_boxes(problem, problem.c_per_group(), LINE) && has_window_map(problem) &&
+                   has_warp_groups();
           },
           always,
           [](const ConvProblem& problem) { return split_workspace(wgrad_size(problem), problem.w_count()); },

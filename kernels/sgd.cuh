@@ -38,13 +38,12 @@ class SgdStep {
     return {load<WIDTH>(update_.v + i), load<WIDTH>(update_.w + i)};
   }
 
-  // Updates weights i .. i+WIDTH-1, whose gradients are g and whose state has been read. The order of roundings is the same wherever the
-  // update is computed; fmaf rounds once:
+  // A step of weights whose gradients are g. The order of roundings is the same wherever it is computed; fmaf rounds once:
   //   step = lr * fmaf(weight_decay, w, g);  v = fmaf(momentum, v, -step);  w = w + v,
   // or with Nesterov's momentum w = w + fmaf(momentum, v, -step).
   template <int WIDTH>
-  __device__ __forceinline__ void apply(const SgdRates& rates, int64_t i, SgdState<WIDTH> state,
-                                        const Vector<WIDTH>& g) const {
+  static __device__ __forceinline__ void advance(const SgdRates& rates, SgdState<WIDTH>& state,
+                                                 const Vector<WIDTH>& g) {
     Vector<WIDTH>&v = state.v, &w = state.w;
 #pragma unroll
     for (int j = 0; j < WIDTH; ++j) {
@@ -52,9 +51,16 @@ class SgdStep {
       v.lane[j] = fmaf(rates.momentum, v.lane[j], -step);
       w.lane[j] += rates.nesterov ? fmaf(rates.momentum, v.lane[j], -step) : v.lane[j];
     }
-    store(update_.v + i, v);
-    store(update_.w + i, w);
-    if (update_.w_bf16) store(update_.w_bf16 + i, w);
+  }
+
+  // Updates weights i .. i+WIDTH-1, whose gradients are g and whose state has been read.
+  template <int WIDTH>
+  __device__ __forceinline__ void apply(const SgdRates& rates, int64_t i, SgdState<WIDTH> state,
+                                        const Vector<WIDTH>& g) const {
+    advance(rates, state, g);
+    store(update_.v + i, state.v);
+    store(update_.w + i, state.w);
+    if (update_.w_bf16) store(update_.w_bf16 + i, state.w);
   }
 
  private:

@@ -15,6 +15,7 @@
 #include <string>
 
 #include "api.h"
+#include "core/host_device.h"
 
 #ifdef __CUDACC__
 #include <cuda.h>
@@ -38,7 +39,7 @@ constexpr int pattern_bytes(Swizzle swizzle) {
 }
 
 // The place of a byte, given by its distance from the beginning of a pattern.
-constexpr uint32_t swizzled(Swizzle swizzle, uint32_t byte) {
+CCONVNET_HOST_DEVICE constexpr uint32_t swizzled(Swizzle swizzle, uint32_t byte) {
   const uint32_t bits = (1u << static_cast<int>(swizzle)) - 1;
   return byte ^ ((byte >> 7 & bits) << 4);
 }
@@ -50,6 +51,15 @@ struct TensorArray {
   uint64_t size[5];
   uint64_t stride[5];  // in bytes, of each dimension; that of the first is element_bytes
 };
+
+// A matrix of rows of `columns` elements.
+inline TensorArray matrix(const void* data, int element_bytes, int rows, int columns) {
+  return {data,
+          element_bytes,
+          2,
+          {static_cast<uint64_t>(columns), static_cast<uint64_t>(rows)},
+          {static_cast<uint64_t>(element_bytes), static_cast<uint64_t>(columns) * element_bytes}};
+}
 
 // The rows of windows of an image, {C, W, H, N}.
 struct WindowRow {

@@ -112,10 +112,10 @@ struct WgmmaTurn {
   }
 };
 
-template <class Tile, class Pass>
-__device__ __forceinline__ void copy_tiles(WgmmaMemory<Tile, Pass>& memory, const Pass& pass,
-                                           const GemmGrid& grid, int gemm_k) {
-  using Memory = WgmmaMemory<Tile, Pass>;
+// `Memory` has stages of factors and their barriers, as WgmmaMemory.
+template <class Tile, class Memory, class Pass>
+__device__ __forceinline__ void copy_tiles(Memory& memory, const Pass& pass, const GemmGrid& grid,
+                                           int gemm_k) {
   WgmmaTurn<Tile::STAGES> turn;
   for (uint32_t number = blockIdx.x; number < grid.count(); number += gridDim.x) {
     const GemmBlock block = GemmBlock::make<Tile>(grid, number);
@@ -133,49 +133,55 @@ __device__ __forceinline__ void copy_tiles(WgmmaMemory<Tile, Pass>& memory, cons
   }
 }
 
+// Sums up the products of `count` steps, whose first stage is that of `turn`.
+template <class Tile, class Pass, class Memory>
+__device__ __forceinline__ void multiply_steps(Memory& memory, int count, WgmmaTurn<Tile::STAGES>& turn,
+                                               float (&sums)[Tile::PRODUCTS_M][Tile::BLOCK_N / 2]) {
+  using T = typename Tile::Element;
+  const int group = threadIdx.x / kWarpGroup, lane = threadIdx.x % 32;
+#pragma unroll
+  for (int i = 0; i < Tile::PRODUCTS_M; ++i) {
+#pragma unroll
+    for (int j = 0; j < Tile::BLOCK_N / 2; ++j) sums[i][j] = 0.0f;
+  }
+  int before = 0;
+  for (int step = 0; step < count; ++step) {
+    ptx::wait(memory.full[turn.stage], turn.parity);
+    const auto& stage = memory.stage[turn.stage];
+    ptx::start_products(sums);
+#pragma unroll
+    for (int slab = 0; slab < Tile::SLABS; ++slab) {
+#pragma unroll
+      for (int k = 0; k < Tile::SLAB; k += Tile::PRODUCT_K) {
+        const uint64_t b = stage.b[slab].factor(0, k);
+#pragma unroll
+        for (int i = 0; i < Tile::PRODUCTS_M; ++i) {
+          const uint64_t a = stage.a[slab].factor((i * Tile::GROUPS + group) * 64, k);
+          ptx::start_product<Tile::BLOCK_N, T, Pass::A_ALONG_K, Pass::B_ALONG_K>(sums[i], a, b);
+        }
+      }
+    }
+    ptx::close_product_group();
+    // The products of the step before are done, and nothing reads its stage any more.
+    ptx::wait_for_products<1>(sums);
+    if (step > 0 && lane == 0) ptx::arrive(memory.empty[before]);
+    before = turn.stage;
+    turn.advance();
+  }
+  ptx::wait_for_products<0>(sums);
+  if (count > 0 && lane == 0) ptx::arrive(memory.empty[before]);
+}
+
 template <class Tile, class Pass, class Store>
 __device__ __forceinline__ void multiply_tiles(WgmmaMemory<Tile, Pass>& memory, const GemmGrid& grid,
                                                int gemm_k, const Store& store) {
-  using T = typename Tile::Element;
   using Epilogue = WgmmaEpilogue<Tile>;
-  const int group = threadIdx.x / kWarpGroup, lane = threadIdx.x % 32;
+  const int lane = threadIdx.x % 32;
   float sums[Tile::PRODUCTS_M][Tile::BLOCK_N / 2];
   WgmmaTurn<Tile::STAGES> turn;
   for (uint32_t number = blockIdx.x; number < grid.count(); number += gridDim.x) {
     const GemmBlock block = GemmBlock::make<Tile>(grid, number);
-    const Steps steps = block.steps<Tile>(gemm_k, grid.splits);
-#pragma unroll
-    for (int i = 0; i < Tile::PRODUCTS_M; ++i) {
-#pragma unroll
-      for (int j = 0; j < Tile::BLOCK_N / 2; ++j) sums[i][j] = 0.0f;
-    }
-    int before = 0;
-    for (int step = 0; step < steps.count; ++step) {
-      ptx::wait(memory.full[turn.stage], turn.parity);
-      const auto& stage = memory.stage[turn.stage];
-      ptx::start_products(sums);
-#pragma unroll
-      for (int slab = 0; slab < Tile::SLABS; ++slab) {
-#pragma unroll
-        for (int k = 0; k < Tile::SLAB; k += Tile::PRODUCT_K) {
-          const uint64_t b = stage.b[slab].factor(0, k);
-#pragma unroll
-          for (int i = 0; i < Tile::PRODUCTS_M; ++i) {
-            const uint64_t a = stage.a[slab].factor((i * Tile::GROUPS + group) * 64, k);
-            ptx::start_product<Tile::BLOCK_N, T, Pass::A_ALONG_K, Pass::B_ALONG_K>(sums[i], a, b);
-          }
-        }
-      }
-      ptx::close_product_group();
-      // The products of the step before are done, and nothing reads its stage any more.
-      ptx::wait_for_products<1>(sums);
-      if (step > 0 && lane == 0) ptx::arrive(memory.empty[before]);
-      before = turn.stage;
-      turn.advance();
-    }
-    ptx::wait_for_products<0>(sums);
-    if (steps.count > 0 && lane == 0) ptx::arrive(memory.empty[before]);
-
+    multiply_steps<Tile, Pass>(memory, block.steps<Tile>(gemm_k, grid.splits).count, turn, sums);
 #pragma unroll
     for (int i = 0; i < Tile::PRODUCTS_M; ++i) {
 #pragma unroll
@@ -198,17 +204,21 @@ __device__ __forceinline__ void multiply_tiles(WgmmaMemory<Tile, Pass>& memory, 
   }
 }
 
+// By one thread, before the block's __syncthreads().
+template <class Tile, class Memory>
+__device__ __forceinline__ void init_stages(Memory& memory) {
+  for (int stage = 0; stage < Tile::STAGES; ++stage) {
+    ptx::init_barrier(memory.full[stage], 1);
+    ptx::init_barrier(memory.empty[stage], Tile::GROUPS * 4);
+  }
+}
+
 // Computes the block's tiles. store(product, block) writes a part of one, whose first row and column the block names.
 template <class Tile, class Pass, class Store>
 __device__ __forceinline__ void multiply_wgmma_tiles(const Pass& pass, const GemmGrid& grid, int gemm_k,
                                                      const Store& store) {
   auto& memory = launch_shared_memory<WgmmaMemory<Tile, Pass>>();
-  if (threadIdx.x == 0) {
-    for (int stage = 0; stage < Tile::STAGES; ++stage) {
-      ptx::init_barrier(memory.full[stage], 1);
-      ptx::init_barrier(memory.empty[stage], Tile::GROUPS * 4);
-    }
-  }
+  if (threadIdx.x == 0) init_stages<Tile>(memory);
   __syncthreads();
   if (threadIdx.x >= Tile::GROUPS * kWarpGroup) {
     ptx::give_registers<Tile::COPYING>();
@@ -221,8 +231,9 @@ __device__ __forceinline__ void multiply_wgmma_tiles(const Pass& pass, const Gem
   }
 }
 
-// The number of blocks to launch: as many as the GPU has multiprocessors. Results do not depend on it.
-inline dim3 persistent_blocks(const GemmGrid& grid) {
+// The number of blocks to launch: one for each of the GPU's multiprocessors, or for some thirds of them. Results do not
+// depend on it.
+inline dim3 persistent_blocks(const GemmGrid& grid, int thirds = 3) {
 #ifdef __CUDACC__
   int device = 0, count = 0;
   CCONVNET_CHECK(cudaGetDevice(&device));
@@ -230,7 +241,7 @@ inline dim3 persistent_blocks(const GemmGrid& grid) {
 #else
   const int count = emulator::multiprocessors;
 #endif
-  return dim3(static_cast<unsigned>(std::min<int64_t>(count, grid.count())));
+  return dim3(static_cast<unsigned>(std::min<int64_t>(cost::ceil_div(count * thirds, 3), grid.count())));
 }
 
 }  // namespace cconvnet
