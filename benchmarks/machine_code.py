@@ -115,6 +115,11 @@ PROMISES = (
         lambda kernel: _has(kernel.hot_loop, *TENSOR),
     ),
     Promise(
+        "weights that the copy engine loads and stores, and no thread",
+        r"^fc_wgrad_wgmma_streamed<",
+        lambda kernel: kernel.counts["UTMASTG"] > 0 and not _has(kernel.counts, "STG"),
+    ),
+    Promise(
         "fragments by ldmatrix",
         "(Tensor|FewChannels)Tile<bfloat16,",
         lambda kernel: _has(kernel.hot_loop, "LDSM"),

@@ -25,35 +25,51 @@ ROOT = Path(__file__).resolve().parents[2]
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
-from cconvnet._problem import ConvProblem  # noqa: E402
+from cconvnet._problem import ConvProblem, FcProblem  # noqa: E402
 from cconvnet.devices import Device, get_device, machine, proofs  # noqa: E402
 from cconvnet.testing.check import check, impls  # noqa: E402
-from cconvnet.testing.problems import CONV, WARP_GROUPS, with_precision  # noqa: E402
+from cconvnet.testing.problems import CONV, FC, FC_WARP_GROUPS, WARP_GROUPS, with_precision  # noqa: E402
 
 SECONDS = 60.0  # of a row; one that takes longer hangs
 PROCESSES = 8
 PRECISION = "bf16"
 
-# In addition to the tests' own problems.
-PROBLEMS = {
-    "slabs": ConvProblem(2, 9, 10, 64, 136, 3, 3, padding=(1, 1)),
-    "strided": ConvProblem(3, 13, 11, 64, 192, 3, 3, stride=(2, 2), padding=(1, 1)),
-    "filters_of_slabs": ConvProblem(2, 8, 7, 72, 128, 3, 2, padding=(1, 0)),
-    "groups": ConvProblem(2, 7, 9, 128, 256, 3, 3, padding=(1, 1), groups=2),
-    "short_slabs": ConvProblem(2, 9, 9, 96, 160, 5, 5, padding=(2, 2), groups=2),
-    "1x1": ConvProblem(3, 7, 7, 256, 320, 1, 1),
-    "dilated": ConvProblem(2, 11, 10, 64, 64, 3, 3, padding=(2, 2), dilation=(2, 2)),
+# The tests' own problems by the family of operations, and further ones.
+PROBLEMS: dict[str, dict[str, Any]] = {
+    "conv": {
+        **CONV,
+        **{f"warp groups {name}": problem for name, problem in WARP_GROUPS.items()},
+        "proof slabs": ConvProblem(2, 9, 10, 64, 136, 3, 3, padding=(1, 1)),
+        "proof strided": ConvProblem(3, 13, 11, 64, 192, 3, 3, stride=(2, 2), padding=(1, 1)),
+        "proof filters_of_slabs": ConvProblem(2, 8, 7, 72, 128, 3, 2, padding=(1, 0)),
+        "proof groups": ConvProblem(2, 7, 9, 128, 256, 3, 3, padding=(1, 1), groups=2),
+        "proof short_slabs": ConvProblem(2, 9, 9, 96, 160, 5, 5, padding=(2, 2), groups=2),
+        "proof 1x1": ConvProblem(3, 7, 7, 256, 320, 1, 1),
+        "proof dilated": ConvProblem(2, 11, 10, 64, 64, 3, 3, padding=(2, 2), dilation=(2, 2)),
+    },
+    "fc": {
+        **FC,
+        **{f"warp groups {name}": problem for name, problem in FC_WARP_GROUPS.items()},
+        "proof whole_boxes": FcProblem(128, 256, 128),
+        "proof tails": FcProblem(72, 1000, 328),
+    },
 }
 # Blocks that compute several tiles, with splits along k and without.
-LARGE_PROBLEMS = {
-    "alexnet_conv2": ConvProblem(64, 27, 27, 96, 256, 5, 5, padding=(2, 2), groups=2),
-    "alexnet_conv3": ConvProblem(64, 13, 13, 256, 384, 3, 3, padding=(1, 1)),
-    "resnet_strided": ConvProblem(64, 28, 28, 128, 256, 3, 3, stride=(2, 2), padding=(1, 1)),
+LARGE_PROBLEMS: dict[str, dict[str, Any]] = {
+    "conv": {
+        "alexnet_conv2": ConvProblem(64, 27, 27, 96, 256, 5, 5, padding=(2, 2), groups=2),
+        "alexnet_conv3": ConvProblem(64, 13, 13, 256, 384, 3, 3, padding=(1, 1)),
+        "resnet_strided": ConvProblem(64, 28, 28, 128, 256, 3, 3, stride=(2, 2), padding=(1, 1)),
+    },
+    "fc": {
+        "alexnet_fc7": FcProblem(128, 4096, 4096),
+        "alexnet_fc8": FcProblem(128, 4096, 1000),
+    },
 }
 FUSED: dict[str, list[dict[str, Any]]] = {
-    "conv_fprop": [{"bias": True, "relu": True}, {"relu": True, "dropout": "part"}],
-    "conv_dgrad": [{"db": True, "masked": True}],
-    "conv_wgrad": [{"update": "full"}],
+    "fprop": [{"bias": True, "relu": True}, {"relu": True, "dropout": "part"}],
+    "dgrad": [{"db": True, "masked": True}],
+    "wgrad": [{"update": "full"}],
 }
 
 
@@ -65,15 +81,14 @@ def operation_of(row: str) -> str:
 def cases(row: str, device: Device) -> Iterator[tuple[str, Any, dict[str, Any]]]:
     """Yield the name and problem of each test of a row on a device, with the further arguments of check()."""
     operation = operation_of(row)
-    small = {**CONV, **{f"warp groups {name}": problem for name, problem in WARP_GROUPS.items()}}
-    small |= {f"proof {name}": problem for name, problem in PROBLEMS.items()}
-    large = {f"proof {name}": problem for name, problem in LARGE_PROBLEMS.items()}
-    for name, problem in {**small, **(large if device.kind == "cuda" else {})}.items():
+    family, direction = operation.split("_")
+    large = {f"proof {name}": problem for name, problem in LARGE_PROBLEMS[family].items()}
+    for name, problem in {**PROBLEMS[family], **(large if device.kind == "cuda" else {})}.items():
         product = with_precision(problem, PRECISION)
         if row in impls(operation, product, device):
             yield name, product, {}
             if name not in large:
-                for arguments in FUSED[operation]:
+                for arguments in FUSED[direction]:
                     yield name, product, arguments
 
 

@@ -51,8 +51,10 @@ class Kernels:
         """Return the facts about the main kernel of a row of a selection table, None if none is like it."""
         # FC layers are products of the convolutions' kernels.
         row = re.sub(r"^fc_(\w+?)_gemm", r"conv_\1_implicit_gemm", row)
+        row = re.sub(r"^fc_(\w+?)_wgmma_(?!streamed)", r"conv_\1_wgmma_", row)
+        of_groups = "fc_update" if "_streamed_" in row else "conv_wgmma"
         for path in self._objects:
-            if row.startswith(path.stem) or ("_wgmma_" in row and path.stem == "conv_wgmma"):
+            if row.startswith(path.stem) or ("_wgmma_" in row and path.stem == of_groups):
                 self._read(path)
                 break
         return next((facts for name, facts in self._found.items() if row_of(name) == row), None)

@@ -182,6 +182,17 @@ FC = {
     "beyond_a_tile": FcProblem(130, 70, 131),
 }
 
+# FC layers that are hard for the tiles of warp groups.
+FC_WARP_GROUPS = {
+    # Several tiles, steps and parts of weights for each block; boxes that end in zeros, whatever they are of.
+    "boxes": FcProblem(130, 264, 136),
+    "part_of_a_box": FcProblem(7, 8, 24),
+    "one_image": FcProblem(1, 72, 40),
+    "split": FcProblem(3, 1024, 128),
+    "split_back": FcProblem(3, 128, 1024),
+    "split_batch": FcProblem(776, 16, 64),
+}
+
 POOL = {
     "plain": PoolProblem(2, 8, 8, 16),
     "overlapping": PoolProblem(2, 9, 11, 5, window=(3, 3), stride=(2, 2)),

@@ -194,6 +194,9 @@ bool whole_groups(int gemm_n, Pointers... pointers) {
 const FpropTable& conv_fprop_table();
 const DgradTable& conv_dgrad_table();
 const WgradTable& conv_wgrad_table();
+const FpropTable& fc_fprop_table();
+const DgradTable& fc_dgrad_table();
+const WgradTable& fc_wgrad_table();
 
 // What is written to y, after the epilogue.
 template <class T>
@@ -212,6 +215,9 @@ std::vector<WgradTable::Row> few_channels_wgrad_rows();
 std::vector<FpropTable::Row> wgmma_fprop_rows();
 std::vector<DgradTable::Row> wgmma_dgrad_rows();
 std::vector<WgradTable::Row> wgmma_wgrad_rows();
+
+// The rows of FC layers that stream the weights which they update, in fc_update.cu.
+std::vector<WgradTable::Row> fc_update_rows();
 
 // The rows of convolutions whose channels have one filter each, in conv_depthwise.cu.
 std::vector<FpropTable::Row> depthwise_fprop_rows();

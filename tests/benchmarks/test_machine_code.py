@@ -220,6 +220,12 @@ __global__ void __launch_bounds__(256) conv_depthwise_wgrad(const T* x, T* y) {
   y[threadIdx.x] = 2 * x[threadIdx.x];
 }
 
+// Threads load and store the weights.
+template <class T>
+__global__ void __launch_bounds__(256) fc_wgrad_wgmma_streamed(float4* w) {
+  w[threadIdx.x].x *= 2;
+}
+
 struct Table { float at[30000]; };
 
 __global__ void __launch_bounds__(64) from_launch(const int* places, float* x) {
@@ -242,6 +248,7 @@ template __global__ void conv_fprop_few_channels<FewChannelsTile<cconvnet::bfloa
     int, const uint4*, float*);
 template __global__ void lrn_maxpool_ring<5, cconvnet::bfloat16>(const uint4*, uint4*);
 template __global__ void conv_depthwise_wgrad<4, float>(const float*, float*);
+template __global__ void fc_wgrad_wgmma_streamed<Values>(float4*);
 template __global__ void elementwise<1, Values>(const float*, float*);
 template __global__ void elementwise<4, Values>(const float*, float*);
 template __global__ void slow_gemm<Tile<float, 32, 32, 8, 4, 4, 4>>(int, const int*, const float*, float*);
@@ -278,6 +285,7 @@ BROKEN = {
         "at most five instructions for each product of tensor cores in the hot loop",
     },
     "conv_depthwise_wgrad<4, float>": {"loads of 16 bytes"},
+    "fc_wgrad_wgmma_streamed<Values>": {"weights that the copy engine loads and stores, and no thread"},
     "lrn_maxpool_ring<5, bfloat16>": {"maxima of bfloat16s in pairs", "no more instructions than counted"},
 }
 

@@ -177,4 +177,71 @@ FAULTS = [
             "r * problem.dilation_w",
         ),
     ),
+    *_faults(
+        "gemm/update_tile.cuh",
+        # Barriers: phases, bytes and threads.
+        (
+            "ptx::wait(memory.left[turn.stage][group], turn.parity ^ 1);",
+            "turn.parity ^ 1",
+            "turn.parity",
+        ),
+        ("ptx::wait(memory.came[place.stage][group], place.parity);", "place.parity", "place.parity ^ 1"),
+        (
+            "came, StreamedWeights::LOADED_BYTES",
+            "StreamedWeights::LOADED_BYTES",
+            "StreamedWeights::LOADED_BYTES - 16",
+        ),
+        (
+            "came, StreamedWeights::LOADED_BYTES",
+            "StreamedWeights::LOADED_BYTES",
+            "StreamedWeights::LOADED_BYTES + 16",
+        ),
+        ("init_barrier(memory.came[stage][group], 1)", "1", "2"),
+        ("init_barrier(memory.left[stage][group], 1)", "1", "2"),
+        ("if (warp == 1 && ptx::is_elected())", "ptx::is_elected()", "true"),
+        ("ptx::meet<kWarpGroup>(1 + group);", "1 + group", "1"),
+        # Stores in flight.
+        ("ptx::wait_for_stores<1>();", "ptx::wait_for_stores<1>();", "ptx::wait_for_stores<2>();"),
+        ("ptx::wait_for_stores<0>();", "ptx::wait_for_stores<0>();", "ptx::wait_for_stores<1>();"),
+        ("ptx::arrive(memory.left[before][group]);", "before", "place.stage"),
+        # The places of parts and of pairs.
+        ("ptx::load_box(weights.v, maps.v, came, x, y);", "maps.v", "maps.w"),
+        (
+            "ptx::store_box(weights.w, maps.w, x, y);",
+            "ptx::store_box(weights.w, maps.w, x, y);",
+            "ptx::store_box(weights.w, maps.w, x, y + 1);",
+        ),
+        ("if (UPDATES) ptx::store_box(weights.v, maps.v, x, y);", "weights.v", "weights.w"),
+        (
+            "ptx::store_box(weights.rounded, maps.rounded, x, y);",
+            "ptx::store_box(weights.rounded, maps.rounded, x, y);",
+            "ptx::store_box(weights.rounded, maps.rounded, x + 8, y);",
+        ),
+        ("odd * 64", "odd * 64", "odd * 32"),
+        ("odd * 32", "odd * 32", "odd * 16"),
+        ("sums[(block ^ 2) * 4", "block ^ 2", "block"),
+        ("sums[0] + n / 2", "n / 2", "0"),
+        ("at(weights.w, (pair ^ block * 32) + half * 1024)", "half * 1024", "half * 512"),
+        ("at(weights.v, (pair ^ block * 32) + half * 1024)", "block * 32", "0"),
+        ("(rounded_pair ^ block * 16) + half * 512", "half * 512", "half * 1024"),
+        ("if (step.halted()) return;", "step.halted()", "false"),
+    ),
+    *_faults(
+        "fc_update.cu",
+        ("first + i, static_cast<int>(k)", "first + i", "first"),
+        ("size.k, columns), {", "size.k", "size.k + 64"),
+        ("update.w_bf16 != nullptr", "update.w_bf16 != nullptr", "true"),
+        (
+            "sizeof(bfloat16), StreamedWeights::ROUNDED_SWIZZLE",
+            "StreamedWeights::ROUNDED_SWIZZLE",
+            "Swizzle::none",
+        ),
+        ("!SgdStep(*args.update).aligned()", "!SgdStep(*args.update).aligned()", "false"),
+        ("!aligned(args.dw)", "!aligned(args.dw)", "false"),
+        (
+            "split_count(wgrad_size(problem)) == 1 &&",
+            "split_count(wgrad_size(problem)) == 1",
+            "true",
+        ),
+    ),
 ]

@@ -2,8 +2,8 @@
 
 A mutant is one of kernels/*.cu and *.cuh in which, in device code, one thing is missing:
 
-- a barrier (`__syncthreads`, `__syncwarp`), a wait for asynchronous copies or products, an arrival at a
-  barrier with phases, the start of products, or the end of a group of copies or products;
+- a barrier (`__syncthreads`, `__syncwarp`, `meet`), a wait for asynchronous copies, products or stores, an
+  arrival at a barrier with phases, the start of products, or the end of a group of these;
 - a bounds guard: a comparison by <, <=, > or >=, or with kOutside, that decides in an `if`, a `?:` or a named
   value whether something is read or written. Where several are joined by &&, || or &, each is removed alone.
 
@@ -30,8 +30,8 @@ CHOICE = "CCONVNET_MUTANT"
 REACHED = "the mutant was reached"
 
 _BARRIER = re.compile(
-    r"__sync(?:threads|warp)\(\);|ptx::(?:wait_for_copies<[^;]*>|close_(?:copy|product)_group)\(\);"
-    r"|ptx::(?:wait|arrive|arrive_and_expect|start_products|wait_for_products<\d>)\([^;]*\);"
+    r"__sync(?:threads|warp)\(\);|ptx::(?:wait_for_copies<[^;]*>|close_(?:copy|product|store)_group)\(\);"
+    r"|ptx::(?:wait|arrive|arrive_and_expect|start_products|wait_for_(?:products|stores)<\d>|meet<\w+>)\([^;]*\);"
 )
 # A barrier that also combines values of the threads.
 _VOTE = re.compile(r"__syncthreads_or\((\w+)\)")

@@ -16,7 +16,7 @@ import pytest
 from helpers.basic_shapes import basic_cases
 
 from cconvnet import ops
-from cconvnet._problem import ConvProblem, SoftmaxProblem
+from cconvnet._problem import ConvProblem, FcProblem, SoftmaxProblem
 from cconvnet.bfloat16 import BITS
 from cconvnet.devices import PRECISIONS, get_device
 from cconvnet.devices.counting import Access, Record, counting
@@ -92,6 +92,18 @@ def test_products_of_warp_groups_and_copies_beside_them_are_free_of_races(operat
             run(operation, problem, device, inputs, impl=row)
     assert len(rows) >= 6 and len(record.launches) >= len(rows)
     record.raise_races()
+
+
+def test_streamed_weights_are_free_of_races() -> None:
+    """Blocks go round the stages of factors and of weights."""
+    problem, device = FcProblem(130, 264, 136, precision="bf16"), get_device("emulator:0")
+    row = "fc_wgrad_wgmma_streamed_bf16_128x128x64"
+    with counting() as record:
+        for update in ({}, {"update": "full"}):
+            run("fc_wgrad", problem, device, make_inputs("fc_wgrad", problem, **update), impl=row)
+    record.raise_races()
+    for file, (needed, least) in totals(of(record, "shared")).items():
+        assert needed == least > 0, file
 
 
 # Sectors of global memory for each that is necessary, in rows that load bfloat16s one by one.

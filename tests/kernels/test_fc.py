@@ -24,7 +24,7 @@ def test_exact(device: Device, precision: str, operation: str, name: str) -> Non
         check(operation, problem, device, impl=impl)
 
 
-@pytest.mark.parametrize("problem", [FC["tail"], FC["long_sum"], FcProblem(3, 9216, 7)], ids=repr)
+@pytest.mark.parametrize("problem", [FC["tail"], FC["long_sum"], FcProblem(3, 2304, 7)], ids=repr)
 @pytest.mark.parametrize("operation", PASSES)
 def test_real(device: Device, precision: str, operation: str, problem: FcProblem) -> None:
     problem = with_precision(problem, precision)

@@ -150,6 +150,9 @@ WARP_GROUPS = [
     ("vgg16/conv4_2", "conv_wgrad"),
     ("resnet50/layer3_0_conv2", "conv_fprop"),
     ("resnet50/layer4_1_conv2", "conv_dgrad"),
+    ("alexnet/fc6", "fc_fprop"),
+    ("alexnet/fc8", "fc_dgrad"),
+    ("vgg16/fc6", "fc_wgrad"),
 ]
 _CHOICES = """
 import json, sys
@@ -183,19 +186,22 @@ def cycles_of(row: str, operation: str, problem: Any) -> float:
     """Return the cycles of a row of warp groups by docs/profiling.md, with the profile's constants."""
     chip = chip_of("sm_90a")
     m, n, k = map(int, re.findall(r"_(\d+)x(\d+)x(\d+)", row)[0])
-    pixels, filters = math.prod(problem.y_shape[:3]), problem.k // problem.groups
-    inputs, taps = problem.c // problem.groups, problem.r * problem.s
+    layer = isinstance(problem, FcProblem)
+    groups, taps = (1, 1) if layer else (problem.groups, problem.r * problem.s)
+    inputs, filters = problem.c // groups, problem.k // groups
     rows, columns, depth = {
-        "conv_fprop": (pixels, filters, taps * inputs),
-        "conv_dgrad": (math.prod(problem.x_shape[:3]), inputs, taps * filters),
-        "conv_wgrad": (filters, taps * inputs, pixels),
-    }[operation]
-    outputs = math.prod(problem.w_shape if operation.endswith("wgrad") else problem.y_shape)
+        "fprop": (math.prod(problem.y_shape[:-1]), filters, taps * inputs),
+        "dgrad": (math.prod(problem.x_shape[:-1]), inputs, taps * filters),
+        "wgrad": (filters, taps * inputs, math.prod(problem.y_shape[:-1])),
+    }[operation.split("_")[1]]
+    outputs = rows * columns * groups
     splits = max(1, getattr(MODULE, f"{operation}_workspace")(problem, row) // (4 * outputs))
-    tiles = -(-rows // m) * -(-columns // n) * problem.groups * splits
+    tiles = -(-rows // m) * -(-columns // n) * groups * splits
     steps = math.ceil(math.ceil(depth / k) / splits)
     products = steps * 2 * m * n * k / (chip["tensor_bf16_wgmma"] * chip["overlap"])
-    stored, copied = 4 * m * n / chip["l2"], steps * (m + n) * k * 2 / (chip["l2"] * chip["overlap"])
+    # Behind the products of the next tile, if weights are streamed.
+    stored = 0 if "streamed" in row else 4 * m * n / chip["l2"]
+    copied = steps * (m + n) * k * 2 / (chip["l2"] * chip["overlap"])
     return -(-tiles // MULTIPROCESSORS) * (max(products, copied) + stored)
 
 
