@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "call.h"
+#include "core/multiprocessors.h"
 #include "core/names.h"
 #include "core/proofs.h"
 
@@ -56,12 +57,12 @@ void set_schedule(const std::string& schedule, uint64_t seed) {
   if (schedule == "random") return emulator::set_schedule(Schedule::random, seed);
   throw py::value_error("schedule must be forward, reverse or random, not '" + schedule + "'");
 }
+#endif
 
 void set_multiprocessors(int count) {
-  if (count < 1) throw py::value_error("count must be at least 1, not " + std::to_string(count));
-  emulator::multiprocessors = count;
+  if (count < 0) throw py::value_error("count must be at least 0, not " + std::to_string(count));
+  used_multiprocessors = count;
 }
-#endif
 
 }  // namespace
 
@@ -76,12 +77,12 @@ PYBIND11_MODULE(CCONVNET_MODULE, m) {
   m.def("kernel_digest", &kernel_digest);
   m.def("unproven_rows", &unproven_rows);
   m.def("prove_rows", &prove_rows, "rows"_a);
+  m.def("set_multiprocessors", &set_multiprocessors,
+        "Set for how many multiprocessors later launches of persistent blocks are; 0: for all.",
+        "count"_a = 0);
 #ifdef CCONVNET_EMULATOR
   m.def("set_schedule", &set_schedule, "Set the order in which threads and blocks of later launches run.",
         "schedule"_a, "seed"_a = 0);
-  m.def("set_multiprocessors", &set_multiprocessors,
-        "Set for how many multiprocessors later launches of persistent blocks are.",
-        "count"_a = emulator::usual_multiprocessors);
 #endif
 #ifdef CCONVNET_COUNTING
   bindings::define_counting(m);

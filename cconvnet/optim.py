@@ -467,7 +467,7 @@ class FusedUpdates(DeviceRates):
     Attributes:
         groups: the vectors that may move together.
         joined: the names of those that do, by `finish`, since their rates are equal.
-        beside: whether layers that can learn beside others do.
+        beside: takes the work of layers that learn beside others; None: they do it at once.
     """
 
     def __init__(
@@ -489,7 +489,7 @@ class FusedUpdates(DeviceRates):
         """
         super().__init__(parameters, device, allocate, lars)
         self.joined: frozenset[str] = frozenset()
-        self.beside = False
+        self.beside: Callable[[Callable[[], None]], None] | None = None
         self.groups = [JoinedVectors(one, device, allocate, release) for one in _joinable(self._parameters)]
 
     def reset(self) -> None:

@@ -113,8 +113,12 @@ class Recorder:
             else:
                 type(original).beside(device, work)
 
+        def use(share: float) -> None:
+            if not self.recording:
+                type(original).use(device, share)
+
         device.captured = captured  # type: ignore[method-assign]
-        device.beside = beside  # type: ignore[method-assign]
+        device.beside, device.use = beside, use  # type: ignore[method-assign]
         return device
 
     def watch(self, network: Network) -> None:

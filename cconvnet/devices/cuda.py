@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from cconvnet.devices.device import Device, Feed, Transfer
+from cconvnet.devices.device import Device, Feed, Transfer, used_multiprocessors
 from cconvnet.devices.proofs import open_proven_rows
 from cconvnet.errors import DeviceUnavailable
 from cconvnet.system.installation import pip_install
@@ -57,6 +57,7 @@ class CudaDevice(Device):
         self.reason = f"{properties['name'].decode()}, {self.reason}"
         open_proven_rows(self.module, (properties["major"], properties["minor"]))
         self._entered: list[Any] = []
+        self._used = 0  # multiprocessors of kernels with a block for each; 0: all
         self._forked = False  # True if the second stream has work that the first does not wait for
         self._staged: list[tuple[Any, Any]] = []  # host arrays that copies to the GPU may still read
 
@@ -219,11 +220,19 @@ class CudaDevice(Device):
         finally:
             self._stream, self.stream = stream, int(stream.ptr)
 
+    def use(self, share: float) -> None:
+        """Let later kernels with a block for each multiprocessor have a share of them."""
+        count = used_multiprocessors(self._multiprocessors, share)
+        if count != self._used:
+            self.module.set_multiprocessors(count)
+            self._used = count
+
     def join(self) -> None:
         """Make this device's stream wait for the second one."""
         if self._forked:
             with self:
                 self._follow(self._stream, self._branch)
+            self.use(1.0)
             self._forked = False
 
     @functools.cached_property
@@ -231,6 +240,12 @@ class CudaDevice(Device):
         """The stream of work beside the device's other work."""
         with self:
             return self.xp.cuda.Stream(non_blocking=True)
+
+    @functools.cached_property
+    def _multiprocessors(self) -> int:
+        with self.selected():
+            properties = self.xp.cuda.runtime.getDeviceProperties(self.ordinal)
+        return int(properties["multiProcessorCount"])
 
     def synchronize(self) -> None:
         """Wait until all work on this device's stream is done."""

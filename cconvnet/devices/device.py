@@ -171,6 +171,12 @@ class Device:
         """
         work()
 
+    def use(self, share: float) -> None:
+        """Let kernels with a block for each multiprocessor use a share of these, until :meth:`join` or 1.0.
+
+        Work beside them has room then. No result depends on it.
+        """
+
     def join(self) -> None:
         """Let later work follow that given to :meth:`beside`."""
 
@@ -196,6 +202,11 @@ class Device:
     def transfer(self, target: Any, target_device: Device, source: Any) -> Transfer:
         """Prepare to copy `source`, an array of this device, into `target` again and again."""
         return Transfer(target, source)
+
+
+def used_multiprocessors(count: int, share: float) -> int:
+    """Return a share of `count` multiprocessors, an even number, as pairs of blocks need two; 0: all."""
+    return 0 if share == 1 else max(2, int(count * share) // 2 * 2)
 
 
 class Feed:

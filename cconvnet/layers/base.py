@@ -411,6 +411,16 @@ class Layer:
         """
         return False
 
+    @property
+    def update_bytes(self) -> int:
+        """The bytes that the update of its weights moves; 0 if its kernels leave no multiprocessors free."""
+        return 0
+
+    @property
+    def backward_flops(self) -> float:
+        """The floating-point operations of the products in its backward pass."""
+        return 0.0
+
     def workspace_bytes(self) -> int:
         """The bytes of workspace that its passes need."""
         return 0

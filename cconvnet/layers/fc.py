@@ -46,6 +46,15 @@ class FcLayer(WeightedLayer):
         problem = self.branches[0].problem
         return bool(2 * problem.n <= _UPDATED_BYTES * _FLOP_PER_BYTE[problem.precision])
 
+    @property
+    def update_bytes(self) -> int:
+        """Those of weights and velocities, and of weights that are rounded."""
+        rows = {self.device.module.fc_wgrad_impls(branch.problem)[0] for branch in self.branches}
+        if not all("_wgmma_streamed_" in row for row in rows):
+            return 0
+        rounded = sum(piece.working.nbytes for piece in self.weights if piece.rounded is not None)
+        return int(rounded + _UPDATED_BYTES * sum(piece.value.size for piece in self.weights))
+
     def keep_factors(self, share: Share, allocate: Allocate) -> Factors | None:
         """Keep inputs and output gradients from here on where these are fewer bytes; see Layer."""
         if self.columns is not None or not pays(self.branches, share):

@@ -269,6 +269,11 @@ class WeightedLayer(Layer):
             raise ValueError(f"{spec.limits[0]} cannot be kept where an input is split over several devices")
         return site.parameters[name].add_piece(site.device, site.allocate, view, index, shape, site.element)
 
+    @property
+    def backward_flops(self) -> float:
+        """Those of the gradients of weights and inputs."""
+        return sum(float(branch.problem.flops) * (1 + branch.x.needs_gradient) for branch in self.branches)
+
     def workspace_bytes(self) -> int:
         """The bytes of workspace of the most demanding pass."""
         module = self.device.module
@@ -360,12 +365,16 @@ class WeightedLayer(Layer):
                 )
         if self.factors is not None:
             self.factors.keep(dy)
-        elif self.learns_beside and updates is not None and updates.beside:
-            self.device.beside(functools.partial(self._learn, dy, updates, self.workspace_beside))
+        elif updates is not None and updates.beside is not None and self._moves_beside(updates):
+            updates.beside(functools.partial(self._learn, dy, updates, self.workspace_beside))
         else:
             self._learn(dy, updates, self.workspace)
         if self.bias is not None and updates is not None:
             updates.apply(self.bias)
+
+    def _moves_beside(self, updates: FusedUpdates) -> bool:
+        """True if it learns beside others, and is not frozen."""
+        return self.learns_beside and any(one.parameter.name not in updates.frozen for one in self.weights)
 
     def _learn(self, dy: Any, updates: FusedUpdates | None, workspace: Any) -> None:
         """Compute the gradients of the weights from the product's; with `updates`, move them."""

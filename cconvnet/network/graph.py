@@ -33,7 +33,7 @@ from cconvnet.layers import (
 )
 from cconvnet.nets import DATA, LayerSpec, NetSpec
 from cconvnet.nets.costs import labels_of, targets_of
-from cconvnet.network.beside import learn_beside
+from cconvnet.network.beside import Branch, plan_branch
 from cconvnet.network.decided import stop_gradients
 from cconvnet.network.levels import Level, levels_of
 from cconvnet.network.memory import Memory, allocate_gradients, allocate_workspaces, join_losses
@@ -78,6 +78,7 @@ class Graph:
         loaded: the batch that the passes work on.
         step: int64[1] on each device, by its name: the number of the step that runs, which dropout reads.
         updates: what updates the parameters during the backward pass; None on several devices and for shards.
+        branch: the work of layers that learn beside others in a step; None without such.
         shards: what sums the gradients of shards and updates the parameters; None for whole batches.
         finished_by: the layers whose ReLU's and bias's gradients the reader's backward pass computes, and the
             reader, by their names.
@@ -421,6 +422,7 @@ class Graph:
         for parameter in self.parameters.values():
             parameter.nesterov = self.spec.recipe.nesterov
         self.updates: FusedUpdates | None = None
+        self.branch: Branch | None = None
         self.shards: ShardedUpdates | None = None
         parameters, memory = [*self.parameters.values()], self.memory
         if len(self.devices) > 1:
@@ -436,7 +438,7 @@ class Graph:
             self.shards = ShardedUpdates(parameters, backward, self.devices[0], memory, share, lars, columns)
         else:
             self.updates = FusedUpdates(parameters, self.devices[0], memory.allocate, memory.release, lars)
-            learn_beside(self.backward, self.updates)
+            self.branch = plan_branch(self.backward, self.updates, self.precision)
         self.losses = join_losses([*self.costs.values()], memory) if len(self.devices) == 1 else None
         if fuse:
             self._fuse_gradients(readers)

@@ -149,18 +149,22 @@ class Runner:
 
     def backward(self, updates: FusedUpdates | None = None) -> None:
         """Run the backward pass of all layers; with `updates`, parameters move on the way."""
-        if updates is not None:
-            updates.beside = self.observer is None  # an observer times each layer by itself
+        # An observer times each layer by itself.
+        branch = self.graph.branch if updates is not None and self.observer is None else None
+        if updates is not None and branch is not None:
+            branch.begin(updates)
         for layer in self.graph.backward:
+            if branch is not None:
+                branch.before(layer)
             self.backward_layer(layer, updates)
+            if branch is not None:
+                branch.behind(layer)
         if updates is not None and updates.joined:
             last = self._last_learner
             with last.device as device:
                 self.call(last, device, "update", updates.finish)
-        if updates is not None:
-            updates.beside = False
-            for device in self.graph.devices:
-                device.join()
+        if updates is not None and branch is not None:
+            branch.join(updates)
 
     @property
     def _last_learner(self) -> Layer:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +58,13 @@ class Chip:
     def hertz(self) -> float:
         """Return cycles a second."""
         return self["clock"] * 1e9
+
+    def with_multiprocessors(self, count: int) -> Chip:
+        """Return the chip as kernels see it that may use so many multiprocessors; 0: itself."""
+        if count == 0:
+            return self
+        own = replace(self.constants["multiprocessors"], value=count)
+        return replace(self, constants={**self.constants, "multiprocessors": own})
 
     def peak(self, precision: str) -> float:
         """Return the operations a second that a floor is computed with."""

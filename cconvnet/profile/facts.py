@@ -94,6 +94,11 @@ class Facts:
         """Return whether warp groups multiply, and the copy engine copies."""
         return any(kind.startswith("HGMMA") for part in self.parts for kind in part.code)
 
+    @property
+    def follows(self) -> bool:
+        """Return whether the launch overlaps with the kernel ahead, for which the threads wait."""
+        return any("ACQBULK" in part.code for part in self.parts)
+
     def inside(self, instruction: str, *, innermost: bool) -> set[int]:
         """Return the parts with an instruction, and those inside them.
 

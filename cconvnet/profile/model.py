@@ -37,7 +37,7 @@ _SPECIAL = ("MUFU", "I2F", "F2I", "F2F", "DIVISION", "POPC", "FLO", "I2I", "FRND
 _MEMORY = ("LD", "ST", "RED", "ATOM")
 _CONTROL = (
     "BRA", "BSSY", "BSYNC", "EXIT", "CALL", "RET", "NOP", "WARPSYNC", "DEPBAR", "BAR", "BRX", "YIELD",
-    "SYNCS", "WARPGROUP", "FENCE", "MEMBAR",
+    "SYNCS", "WARPGROUP", "FENCE", "MEMBAR", "ACQBULK", "PREEXIT",
 )  # fmt: skip
 # A product of two tiles by one instruction of a warp: 16 x 8 x 16 multiply-adds, of tf32s half as many. A
 # warp's share of a product of a warp group has 16 rows too.

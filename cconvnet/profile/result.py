@@ -75,7 +75,7 @@ def profile(
     check_precision(precision)
     chip = chips.chip_of(arch, constants)
     known = code.kernels(arch, objects)
-    walker = Walker(observe, layer, part, impl, runners_up)
+    walker = Walker(observe, layer, part, impl, runners_up, int(chip["multiprocessors"]))
     name, batch = walk(net, batch, precision, size, walker)
     if not walker.found:
         raise ValueError(
@@ -124,7 +124,10 @@ def rows(
         "flops": called.flops,
         "least_bytes": called.bytes,
         "floor_seconds": floor,
+        "beside": called.beside,
+        "multiprocessors": called.multiprocessors,
     }
+    chip = chip.with_multiprocessors(called.multiprocessors)
     if not called.launches:
         facts = known.of_row(called.row)
         yield base | (_facts_row(facts, None) if facts else {})
@@ -319,6 +322,7 @@ def _facts_row(facts: Facts, found: Prediction | None) -> dict[str, Any]:
         "code_shared_bytes": facts.shared,
         "blocks_per_multiprocessor": found.blocks if found else held.blocks,
         "limit": found.limit if found else held.limit,
+        "follows": facts.follows,
         "hot_loop": dict(sorted(mix.items(), key=lambda one: -one[1])),
         "hot_loop_kinds": dict(hot),
     }
@@ -360,15 +364,44 @@ def step(kernels: Sequence[Mapping[str, Any]], chip: Chip) -> dict[str, Any]:
     predicted = [row for row in kernels if "seconds" in row]
     if not predicted or missing:
         return sums
-    gaps = len(predicted) * chip["node"] * 1e-6
-    seconds = sum(row["seconds"] for row in predicted) + gaps
+    gaps = sum(_gap(row, chip) for row in predicted)
+    kernel_seconds = sum(row["seconds"] for row in predicted)
+    seconds = elapsed(predicted, chip)
     error = model.STEP_ERROR[chip.measured]
     return sums | {
         "kernels": len(predicted),
-        "kernel_seconds": seconds - gaps,
+        "kernel_seconds": kernel_seconds,
         "gap_seconds": gaps,
+        "hidden_seconds": max(0.0, kernel_seconds + gaps - seconds),
         "seconds": seconds,
         "least_seconds": seconds / (1 + error),
         "most_seconds": seconds * (1 + error),
         "lost_seconds": seconds - floor,
     }
+
+
+def elapsed(kernels: Sequence[Mapping[str, Any]], chip: Chip) -> float:
+    """Return the seconds from the first kernel's begin to the last one's end.
+
+    Kernels follow each other, each behind a gap. Those of a branch follow each other beside kernels that use
+    a part of the multiprocessors, and share device memory with them. A kernel that uses all of them waits
+    until the branch has ended. Where no kernel leaves room, the branch takes turns with the rest.
+    """
+    divides = any(row["multiprocessors"] for row in kernels)
+    rest = branch = in_memory = 0.0
+    for row in kernels:
+        seconds = row["seconds"] + _gap(row, chip)
+        if divides and (row["beside"] or row["multiprocessors"]):
+            in_memory = max(in_memory, rest) + row["dram_bytes"] / (chip["dram"] * 1e9 * chip["overlap"])
+        if divides and row["beside"]:
+            branch = max(branch, rest) + seconds
+        elif row["multiprocessors"]:
+            rest += seconds
+        else:
+            rest = max(rest, branch, in_memory) + seconds
+    return max(rest, branch, in_memory)
+
+
+def _gap(row: Mapping[str, Any], chip: Chip) -> float:
+    """Return the seconds from the kernel ahead to this one."""
+    return min(chip["node"], chip["node_following"] if row["follows"] else chip["node"]) * 1e-6

@@ -28,7 +28,7 @@ def step_table(result: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
 def _cells(row: Row) -> list[str]:
     return [
         row["layer"],
-        row["pass"].removesuffix("+update"),
+        row["pass"].removesuffix("+update") + " beside" * row.get("beside", False),
         short_kernel(row),
         f"{row['grid']:,}" if "grid" in row else "",
         _number(row.get("waves"), ".1f"),
@@ -68,11 +68,17 @@ def step_lines(result: Mapping[str, Any]) -> list[str]:
     lines = []
     if "seconds" in step:
         speed = f", {result['batch'] / step['seconds']:,.0f} images/s" if step["whole"] else ""
+        beside, rest = [
+            [row for row in result["kernels"] if row.get("beside", False) == is_beside]
+            for is_beside in (True, False)
+        ]
         lines.append(
             f"predicted: {1e3 * step['seconds']:.3g} ms ({1e3 * step['least_seconds']:.3g} to "
             f"{1e3 * step['most_seconds']:.3g}){speed}; {step['kernels']} kernels "
             f"{1e3 * step['kernel_seconds']:.3g} ms, gaps {1e3 * step['gap_seconds']:.2g} ms"
         )
+        if beside:
+            lines.append(_branch_line(beside, rest, step))
     if "measured_seconds" in step:
         lines.append(f"measured: {1e3 * step['measured_seconds']:.3g} ms")
     if "model_error" in step:
@@ -88,6 +94,20 @@ def step_lines(result: Mapping[str, Any]) -> list[str]:
         f"not measured; machine code: {result['code']}"
     )
     return lines
+
+
+def _branch_line(beside: Sequence[Row], rest: Sequence[Row], step: Row) -> str:
+    """Return the kernels that run beside others, and what that hides."""
+    divided = [row for row in rest if row.get("multiprocessors")]
+    if divided:
+        where = (
+            f"while {len(divided)} others use {divided[0]['multiprocessors']} multiprocessors; "
+            f"{1e3 * step['hidden_seconds']:.2g} ms are hidden"
+        )
+    else:
+        where = "which take turns with the others, so nothing is hidden"
+    seconds = sum(row["seconds"] for row in beside)
+    return f"beside: {len(beside)} kernels, {1e3 * seconds:.2g} ms, {where}"
 
 
 # ---- one kernel -------------------------------------------------------------------------------------------

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import fnmatch
+import functools
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,6 +16,7 @@ from cconvnet.bench.cost import work
 from cconvnet.bench.roofline import Recorder
 from cconvnet.devices import Device, get_device
 from cconvnet.devices.counting import Launch, counting, counting_module
+from cconvnet.devices.device import used_multiprocessors
 from cconvnet.formats.netfiles import AnyNet
 from cconvnet.formats.networks import build_spec
 from cconvnet.nets import DATA
@@ -35,6 +38,8 @@ class Called:
         runner_up: The row that would be next; empty if there is none.
         flops: Floating-point operations that are needed.
         bytes: Bytes that must be moved.
+        beside: Whether it runs beside the calls after it; see Device.beside.
+        multiprocessors: Those that its kernels use if others are left to another branch; 0: all.
         launches: Its launches.
         runner_up_launches: The launches with the runner-up.
     """
@@ -47,12 +52,14 @@ class Called:
     runner_up: str
     flops: int
     bytes: int
+    beside: bool = False
+    multiprocessors: int = 0
     launches: Sequence[Launch] = ()
     runner_up_launches: Sequence[Launch] = field(default=(), repr=False)
 
 
-# Calls a function with the module that counts, and returns the launches.
-Observe = Callable[[Callable[[Any], None]], list[Launch]]
+# Calls a function with the module that counts, for so many multiprocessors or all, and returns the launches.
+Observe = Callable[[Callable[[Any], None], int], list[Launch]]
 
 
 def observer(blocks: int, multiprocessors: int) -> Observe:
@@ -68,8 +75,8 @@ def observer(blocks: int, multiprocessors: int) -> Observe:
     counting_module()
     emulator = get_device("emulator:0")
 
-    def observe(call: Callable[[Any], None]) -> list[Launch]:
-        with counting(blocks, races=False, multiprocessors=multiprocessors) as record:
+    def observe(call: Callable[[Any], None], used: int) -> list[Launch]:
+        with counting(blocks, races=False, multiprocessors=used or multiprocessors) as record:
             call(emulator.module)
         return record.launches
 
@@ -87,6 +94,7 @@ class Walker(Recorder):
         part: Patterns of passes.
         impl: The row that serves the operations that have it; empty: the chosen one.
         runners_up: Whether the rows that would be next run too.
+        multiprocessors: Those of the GPU.
 
     Attributes:
         found: The calls, in order.
@@ -100,11 +108,13 @@ class Walker(Recorder):
         part: str = "",
         impl: str = "",
         runners_up: bool = True,
+        multiprocessors: int = 0,
     ) -> None:
         super().__init__()
         self._observe = observe
         self._layers, self._parts, self._impl = layer, part, impl
-        self._runners_up = runners_up
+        self._runners_up, self._multiprocessors = runners_up, multiprocessors
+        self._beside, self._used = False, 0
         self._waiting: list[Callable[[], None]] = []
         self._known: dict[Any, list[Launch]] = {}
         self._needed_now = 1.0
@@ -115,6 +125,23 @@ class Walker(Recorder):
     def counts(self) -> bool:
         """Return whether launches are counted."""
         return self._observe is not None
+
+    def device(self, original: Device) -> Device:
+        """Return a device whose operations are noted, with branches as on a GPU."""
+        device = super().device(original)
+
+        def beside(work: Callable[[], None]) -> None:
+            self._beside = True
+            work()
+            self._beside = False
+
+        def use(share: float) -> None:
+            self._used = used_multiprocessors(self._multiprocessors, share)
+
+        device.runs_beside = os.environ.get("CCONVNET_BESIDE") != "off"
+        device.beside, device.use = beside, use  # type: ignore[method-assign]
+        device.join = functools.partial(use, 1.0)  # type: ignore[method-assign]
+        return device
 
     def at(self, layer: str, phase: str, needed: float) -> None:
         """Set the layer and the phase of the calls that follow, and the needed share of their products."""
@@ -147,18 +174,18 @@ class Walker(Recorder):
             runner_up=others[0] if others else "",
             flops=round(least.flops * self._needed.get(id(arguments[0]), self._needed_now)),
             bytes=least.bytes,
+            beside=self._beside,
+            multiprocessors=self._used,
         )
         self.found.append(called)
         chosen = row if row and row == self._impl else None
 
         def count() -> None:
-            called.launches = self._launches(module, operation, arguments, rest, chosen)
+            called.launches = self._launches(module, called, arguments, rest, chosen)
             if operation == "watch_losses":
                 arguments[1][...] = 0  # losses of blocks that did not run must not halt the updates
             if called.runner_up and self._runners_up:
-                called.runner_up_launches = self._launches(
-                    module, operation, arguments, rest, called.runner_up
-                )
+                called.runner_up_launches = self._launches(module, called, arguments, rest, called.runner_up)
 
         self._waiting.append(count)
         return None
@@ -178,15 +205,17 @@ class Walker(Recorder):
     def _launches(
         self,
         module: Any,
-        operation: str,
+        called: Called,
         arguments: tuple[Any, ...],
         rest: Mapping[str, Any],
         impl: str | None,
     ) -> list[Launch]:
         """Return the launches of a call; `impl` names a row of the table if it is not the first choice."""
+        operation, used = called.operation, called.multiprocessors
         described = OPERATIONS[operation]
         problems, values = described.bind(arguments, rest)
-        key = (operation, impl, *map(repr, problems), *((name, _form(one)) for name, one in values.items()))
+        forms = ((name, _form(one)) for name, one in values.items())
+        key = (operation, impl, used, *map(repr, problems), *forms)
         if key not in self._known:
             positions = list(arguments)
             if impl is not None:
@@ -198,7 +227,9 @@ class Walker(Recorder):
                 positions = [*problems, *(values.pop(name) for name in names)]
                 rest = values
             assert self._observe is not None
-            self._known[key] = self._observe(lambda counts: getattr(counts, operation)(*positions, **rest))
+            self._known[key] = self._observe(
+                lambda counts: getattr(counts, operation)(*positions, **rest), used
+            )
         return self._known[key]
 
 

@@ -21,6 +21,7 @@
 #pragma once
 
 #include "core/copy_engine.cuh"
+#include "core/multiprocessors.h"
 #include "core/wgmma.cuh"
 #include "gemm/implicit_gemm.cuh"
 
@@ -231,16 +232,19 @@ __device__ __forceinline__ void multiply_wgmma_tiles(const Pass& pass, const Gem
   }
 }
 
-// The number of blocks to launch: one for each of the GPU's multiprocessors, or for some thirds of them. Results do not
-// depend on it.
+// The number of blocks to launch: one for each of the multiprocessors that kernels use, or for some thirds of them.
+// Results do not depend on it.
 inline dim3 persistent_blocks(const GemmGrid& grid, int thirds = 3) {
+  int count = used_multiprocessors;
+  if (count == 0) {
 #ifdef __CUDACC__
-  int device = 0, count = 0;
-  CCONVNET_CHECK(cudaGetDevice(&device));
-  CCONVNET_CHECK(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device));
+    int device = 0;
+    CCONVNET_CHECK(cudaGetDevice(&device));
+    CCONVNET_CHECK(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device));
 #else
-  const int count = emulator::multiprocessors;
+    count = emulator::multiprocessors;
 #endif
+  }
   return dim3(static_cast<unsigned>(std::min<int64_t>(cost::ceil_div(count * thirds, 3), grid.count())));
 }
 

@@ -23,6 +23,7 @@ from cconvnet.devices import device as device_module
 from cconvnet.ops import arrays as arrays_module
 
 _FIRST_HANDLE = 1 << 48  # no number that an operation is given looks like a stream
+_AT_ONCE = ("serves", "rows_to_prove", "prove_rows", "set_multiprocessors")  # functions that launch nothing
 _GRANULE = 512  # bytes that the pool rounds sizes up to
 
 
@@ -245,7 +246,12 @@ class QueuedCupy:
             runtime=SimpleNamespace(
                 CUDARuntimeError=CudaRefused,
                 getDeviceCount=lambda: gpus,
-                getDeviceProperties=lambda gpu: {"name": b"queues", "major": 9, "minor": 0},
+                getDeviceProperties=lambda gpu: {
+                    "name": b"queues",
+                    "major": 9,
+                    "minor": 0,
+                    "multiProcessorCount": 8,
+                },
             ),
         )
 
@@ -311,7 +317,7 @@ class QueuedModule:
 
     def __getattr__(self, name: str) -> Any:
         function = getattr(self._module, name)
-        if name.endswith(("_impls", "_workspace")) or name in ("serves", "rows_to_prove", "prove_rows"):
+        if name.endswith(("_impls", "_workspace")) or name in _AT_ONCE:
             # A workspace that is written, so that one which somebody else still uses shows.
             return (lambda *arguments: 512) if name == "bias_grad_workspace" else function
 

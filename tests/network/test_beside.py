@@ -20,7 +20,9 @@ from helpers.queued_streams import Machine
 from helpers.small_networks import ALEXNET, BRANCHES, CHAINS, assert_equal, batch_of, reduced
 
 from cconvnet.devices import CudaDevice, get_device, registry
+from cconvnet.devices.device import used_multiprocessors
 from cconvnet.devices.modules import load_module
+from cconvnet.layers import ConvLayer
 from cconvnet.layers.fc import FcLayer
 from cconvnet.network import Network, graph
 from cconvnet.operations import OPERATIONS
@@ -155,8 +157,8 @@ def test_it_is_for_whole_steps_of_one_gpu(gpu: Make, monkeypatch: pytest.MonkeyP
         network.accumulate(0)
         step(network)
 
-    assert forks(step) == 3
-    assert forks(step, precision="bf16", batch=960) == 3
+    assert forks(step) == 1
+    assert forks(step, precision="bf16", batch=960) == 1
     assert forks(step, precision="bf16", batch=961) == 0  # products take longer than memory
     assert forks(observed) == 0
     assert forks(lambda network: network.checked_step(0, 0.02, 0.9)) == 0
@@ -164,6 +166,34 @@ def test_it_is_for_whole_steps_of_one_gpu(gpu: Make, monkeypatch: pytest.MonkeyP
     assert forks(step, lars=0.01) == 0
     assert forks(step, share=Share(World.alone(), 1)) == 0
     assert forks(step, devices=[device, get_device("cuda:1")]) == 0
+
+
+def test_others_have_a_third_of_the_multiprocessors_while_the_branch_runs(
+    gpu: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device = gpu(at_once=True)
+    used: list[Any] = []
+    backward = ConvLayer.backward
+    monkeypatch.setattr(
+        ConvLayer, "backward", lambda *given: (used.append((given[0].name, device._used)), backward(*given))
+    )
+    state = None
+    for update_bytes, until in ((1, 5), (30_000, 3), (10**9, 0)):
+        monkeypatch.setattr(FcLayer, "update_bytes", update_bytes)
+        network = Network(ALEXNET, batch=4, devices=device, needs=None)
+        network.load(**batch_of(ALEXNET, 4))
+        used.clear()
+        network.train_step(0, 0.02, 0.9)
+        # A third of 8 multiprocessors, in pairs.
+        assert used == [(f"conv{number}", 2 * (number > until)) for number in (5, 4, 3, 2, 1)]
+        assert device._used == 0
+        state = state or network.state()
+        assert_equal(network.state(), state)
+
+
+@pytest.mark.parametrize(("share", "count"), [(1.0, 0), (1 / 3, 44), (0.01, 2)])
+def test_a_share_is_pairs_of_multiprocessors(share: float, count: int) -> None:
+    assert used_multiprocessors(132, share) == count
 
 
 # ---- accesses ---------------------------------------------------------------------------------------------

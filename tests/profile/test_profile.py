@@ -253,6 +253,53 @@ def test_a_picture_is_drawn(tmp_path: Path) -> None:
         draw(profile_of(row_of(tile(), launches=[])), tmp_path / "profile.svg")
 
 
+# ---- branches ---------------------------------------------------------------------------------------------
+
+
+def timed(
+    seconds: float, beside: bool = False, multiprocessors: int = 0, megabytes: float = 0
+) -> dict[str, Any]:
+    return {
+        "seconds": seconds, "beside": beside, "multiprocessors": multiprocessors,
+        "dram_bytes": 1e6 * megabytes, "follows": False,
+    }  # fmt: skip
+
+
+def test_a_branch_runs_beside_kernels_that_leave_room() -> None:
+    chip = chip_of("sm_90a")
+    gap = chip["node"] * 1e-6
+
+    def elapsed(*rows: dict[str, Any]) -> float:
+        return results.elapsed(rows, chip)
+
+    first, branch = timed(1e-3), timed(2e-3, True)
+    assert elapsed(first, branch, timed(3e-3)) == pytest.approx(6e-3 + 3 * gap)  # takes turns
+    assert elapsed(first, branch, timed(3e-3, False, 44)) == pytest.approx(4e-3 + 2 * gap)
+    assert elapsed(first, branch, timed(1e-3, False, 44)) == pytest.approx(3e-3 + 2 * gap)
+    # What uses all multiprocessors waits for the branch.
+    later = timed(1e-3, False, 44), timed(5e-3)
+    assert elapsed(first, branch, branch, *later) == pytest.approx(10e-3 + 4 * gap)
+    moved = elapsed(first, timed(1e-3, True, 0, 9000), timed(1e-3, False, 44, 9000), timed(1e-3))
+    assert moved == pytest.approx(2e-3 + 2 * gap + 18e9 / (chip["dram"] * 1e9 * chip["overlap"]))
+
+
+def test_a_gap_is_shorter_before_a_kernel_that_follows() -> None:
+    chip = chip_of("sm_90a")
+    assert results.elapsed([timed(1e-3)], chip) == pytest.approx(1e-3 + 1.3e-6)
+    assert results.elapsed([timed(1e-3) | {"follows": True}], chip) == pytest.approx(1e-3 + 0.8e-6)
+
+
+def test_the_table_marks_a_branch() -> None:
+    branch = row_of(tile(), part="wgrad", beside=True)
+    divided = row_of(tile(), multiprocessors=44)
+    assert divided["waves"] == pytest.approx(1458 / 88) and divided["seconds"] > 2.5 * branch["seconds"]
+    assert divided["floor_seconds"] == branch["floor_seconds"]
+    profile = profile_of(branch, divided)
+    assert [line[1] for line in tables.step_table(profile)[1]] == ["wgrad beside", "fprop"]
+    assert any("while 1 others use 44 multiprocessors" in line for line in tables.step_lines(profile))
+    assert any("take turns" in line for line in tables.step_lines(profile_of(branch, row_of(tile()))))
+
+
 # ---- a whole network --------------------------------------------------------------------------------------
 
 
@@ -274,6 +321,7 @@ def test_a_step_is_counted_and_predicted(counted: Callable[..., dict[str, Any]])
     assert result["step"]["missing"] == [] and result["step"]["seconds"] > result["step"]["floor_seconds"] > 0
     assert {"fprop", "dgrad", "wgrad+update", "update"} <= {row["pass"] for row in result["kernels"]}
     assert all(row["binds"] in row["cycles"] for row in result["kernels"])
+    assert {row["layer"] for row in result["kernels"] if row["beside"]} == {"fc1", "fc2"}
     assert json.loads(json.dumps(result)) == result
 
 
