@@ -10,7 +10,7 @@ namespace {
 // conv_fprop_wgmma_... fc_fprop_wgmma_... `more` are rows of another file.
 template <class Table>
 Table fc_table(const std::string& pass, const Table& convolution,
-               const std::vector<typename Table::Row>& more = {}) {
+               const std::vector<typename Table::Row>& more) {
   const std::string theirs = "conv_" + pass, ours = "fc_" + pass;
   std::vector<typename Table::Row> rows;
   for (typename Table::Row row : convolution.rows()) {
@@ -28,12 +28,12 @@ Table fc_table(const std::string& pass, const Table& convolution,
 }  // namespace
 
 const FpropTable& fc_fprop_table() {
-  static const FpropTable table = fc_table("fprop", conv_fprop_table());
+  static const FpropTable table = fc_table("fprop", conv_fprop_table(), fc_cluster_fprop_rows());
   return table;
 }
 
 const DgradTable& fc_dgrad_table() {
-  static const DgradTable table = fc_table("dgrad", conv_dgrad_table());
+  static const DgradTable table = fc_table("dgrad", conv_dgrad_table(), fc_cluster_dgrad_rows());
   return table;
 }
 

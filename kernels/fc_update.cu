@@ -1,43 +1,11 @@
 // The gradient of an FC layer by its weights with their update, for compute capability 9.0: the weights' state is
 // streamed by the copy engine (gemm/update_tile.cuh). A batch has few rows, so the sums over it are short, and nearly
 // all that moves are weights. The arithmetic, and its order, is that of the other rows of the table.
+#include "gemm/matrix_pass.cuh"
 #include "gemm/update_tile.cuh"
 
 namespace cconvnet {
 namespace {
-
-// A is dy and B is x, both with lines across k, the rows of the batch.
-template <class Tile>
-struct BatchPass {
-  using T = typename Tile::Element;
-  static constexpr bool A_ALONG_K = false, B_ALONG_K = false;
-  static constexpr int A_LINE = 128 / sizeof(T), B_LINE = A_LINE;
-  struct Place {
-    int output, input;
-  };
-
-  const TensorMap &gradients, &inputs;
-
-  __device__ __forceinline__ Place place(const GemmBlock& block) const {
-    return {static_cast<int>(block.m), static_cast<int>(block.n)};
-  }
-  __device__ __forceinline__ void load_a(T* slab, ptx::Barrier& barrier, const Place& at, uint32_t k) const {
-    load_lines<Tile::BLOCK_M>(slab, gradients, barrier, at.output, k);
-  }
-  __device__ __forceinline__ void load_b(T* slab, ptx::Barrier& barrier, const Place& at, uint32_t k) const {
-    load_lines<Tile::BLOCK_N>(slab, inputs, barrier, at.input, k);
-  }
-
- private:
-  template <int COLUMNS>
-  static __device__ __forceinline__ void load_lines(T* slab, const TensorMap& map, ptx::Barrier& barrier,
-                                                    int first, uint32_t k) {
-#pragma unroll
-    for (int i = 0; i < COLUMNS; i += A_LINE) {
-      ptx::load_box(slab + i * Tile::SLAB, map, barrier, first + i, static_cast<int>(k));
-    }
-  }
-};
 
 struct UpdateParameters {
   GemmSize size;
@@ -48,7 +16,8 @@ struct UpdateParameters {
 
 // All of a multiprocessor's shared memory: two stages of factors, a batch of 128, and four of weights for each group.
 using UpdateTile = WgmmaTile<bfloat16, 128, 128, 64, 2>;
-using Pass = BatchPass<UpdateTile>;
+// A is dy and B is x, whose lines are rows of the batch.
+using Pass = MatrixPass<UpdateTile, false, false>;
 using Memory = UpdateMemory<UpdateTile, Pass, 4>;
 
 template <class Tile, bool UPDATES>
@@ -65,10 +34,6 @@ void launch_streamed(const ConvProblem& problem, const WgradArguments& args, Str
   const GemmSize size = wgrad_size(problem);
   const GemmGrid grid = GemmGrid::make<Tile>(size);
   const Update update = UPDATES ? *args.update : Update{};
-  const auto factors = [&](const void* data, int columns) {
-    return tiled_map(matrix(data, sizeof(bfloat16), size.k, columns), {Pass::A_LINE, Tile::SLAB},
-                     Memory::Factors::SlabA::SWIZZLE);
-  };
   const auto weights = [&](const void* data, int bytes, Swizzle swizzle) {
     return tiled_map(matrix(data, bytes, size.m, size.n), {StreamedWeights::COLUMNS, StreamedWeights::ROWS},
                      swizzle);
@@ -80,7 +45,7 @@ void launch_streamed(const ConvProblem& problem, const WgradArguments& args, Str
   // Two thirds of the multiprocessors keep memory busy: each moves 22 bytes for a weight, 18 of them from and to memory.
   // The others are left to kernels of another stream.
   CCONVNET_LAUNCH_90((fc_wgrad_wgmma_streamed<Tile, UPDATES>), persistent_blocks(grid, 2), Tile::THREADS,
-                     sizeof(Memory), stream, factors(args.dy, problem.k), factors(args.x, problem.c), w, v,
+                     sizeof(Memory), stream, Pass::map_a(args.dy, size), Pass::map_b(args.x, size), w, v,
                      rounded, UpdateParameters{size, grid, SgdStep(update), update.w_bf16 != nullptr});
 }
 

@@ -52,6 +52,10 @@ PROBLEMS: dict[str, dict[str, Any]] = {
         **{f"warp groups {name}": problem for name, problem in FC_WARP_GROUPS.items()},
         "proof whole_boxes": FcProblem(128, 256, 128),
         "proof tails": FcProblem(72, 1000, 328),
+        "proof splits": FcProblem(96, 1536, 264),
+        "proof many_splits": FcProblem(16, 2048, 72),
+        "proof splits_back": FcProblem(96, 264, 1536),
+        "proof many_splits_back": FcProblem(16, 72, 2048),
     },
 }
 # Blocks that compute several tiles, with splits along k and without.

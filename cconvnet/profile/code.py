@@ -51,8 +51,9 @@ class Kernels:
         """Return the facts about the main kernel of a row of a selection table, None if none is like it."""
         # FC layers are products of the convolutions' kernels.
         row = re.sub(r"^fc_(\w+?)_gemm", r"conv_\1_implicit_gemm", row)
-        row = re.sub(r"^fc_(\w+?)_wgmma_(?!streamed)", r"conv_\1_wgmma_", row)
-        of_groups = "fc_update" if "_streamed_" in row else "conv_wgmma"
+        row = re.sub(r"^fc_(\w+?)_wgmma_(?!cluster|streamed)", r"conv_\1_wgmma_", row)
+        own = {"_cluster_": "fc_cluster", "_streamed_": "fc_update"}
+        of_groups = next((stem for kind, stem in own.items() if kind in row), "conv_wgmma")
         for path in self._objects:
             if row.startswith(path.stem) or ("_wgmma_" in row and path.stem == of_groups):
                 self._read(path)

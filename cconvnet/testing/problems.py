@@ -188,8 +188,9 @@ FC_WARP_GROUPS = {
     "boxes": FcProblem(130, 264, 136),
     "part_of_a_box": FcProblem(7, 8, 24),
     "one_image": FcProblem(1, 72, 40),
-    "split": FcProblem(3, 1024, 128),
-    "split_back": FcProblem(3, 128, 1024),
+    # Two tiles, of four splits and of three.
+    "split": FcProblem(3, 1024, 136),
+    "split_back": FcProblem(5, 136, 1000),
     "split_batch": FcProblem(776, 16, 64),
 }
 

@@ -216,6 +216,10 @@ std::vector<FpropTable::Row> wgmma_fprop_rows();
 std::vector<DgradTable::Row> wgmma_dgrad_rows();
 std::vector<WgradTable::Row> wgmma_wgrad_rows();
 
+// The rows of FC layers whose splits are the blocks of a cluster, in fc_cluster.cu.
+std::vector<FpropTable::Row> fc_cluster_fprop_rows();
+std::vector<DgradTable::Row> fc_cluster_dgrad_rows();
+
 // The rows of FC layers that stream the weights which they update, in fc_update.cu.
 std::vector<WgradTable::Row> fc_update_rows();
 

@@ -113,24 +113,29 @@ struct WgmmaTurn {
   }
 };
 
-// `Memory` has stages of factors and their barriers, as WgmmaMemory.
+// Starts the copies of a tile's steps. `Memory` has stages of factors and their barriers, as WgmmaMemory.
+template <class Tile, class Memory, class Pass>
+__device__ __forceinline__ void copy_steps(Memory& memory, const Pass& pass, const GemmBlock& block,
+                                           const Steps& steps, WgmmaTurn<Tile::STAGES>& turn) {
+  const auto place = pass.place(block);
+  uint32_t k = steps.k;
+  for (int step = 0; step < steps.count; ++step, turn.advance()) {
+    ptx::wait(memory.empty[turn.stage], turn.parity ^ 1);
+    ptx::arrive_and_expect(memory.full[turn.stage], Memory::STAGE_BYTES);
+    for (int i = 0; i < Tile::SLABS; ++i, k += Tile::SLAB) {
+      pass.load_a(memory.stage[turn.stage].a[i].at, memory.full[turn.stage], place, k);
+      pass.load_b(memory.stage[turn.stage].b[i].at, memory.full[turn.stage], place, k);
+    }
+  }
+}
+
 template <class Tile, class Memory, class Pass>
 __device__ __forceinline__ void copy_tiles(Memory& memory, const Pass& pass, const GemmGrid& grid,
                                            int gemm_k) {
   WgmmaTurn<Tile::STAGES> turn;
   for (uint32_t number = blockIdx.x; number < grid.count(); number += gridDim.x) {
     const GemmBlock block = GemmBlock::make<Tile>(grid, number);
-    const Steps steps = block.steps<Tile>(gemm_k, grid.splits);
-    const auto place = pass.place(block);
-    uint32_t k = steps.k;
-    for (int step = 0; step < steps.count; ++step, turn.advance()) {
-      ptx::wait(memory.empty[turn.stage], turn.parity ^ 1);
-      ptx::arrive_and_expect(memory.full[turn.stage], Memory::STAGE_BYTES);
-      for (int i = 0; i < Tile::SLABS; ++i, k += Tile::SLAB) {
-        pass.load_a(memory.stage[turn.stage].a[i].at, memory.full[turn.stage], place, k);
-        pass.load_b(memory.stage[turn.stage].b[i].at, memory.full[turn.stage], place, k);
-      }
-    }
+    copy_steps<Tile>(memory, pass, block, block.steps<Tile>(gemm_k, grid.splits), turn);
   }
 }
 

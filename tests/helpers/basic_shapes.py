@@ -37,6 +37,7 @@ from cconvnet.testing.problems import (
     CONV,
     DEPTHWISE,
     FC,
+    FC_WARP_GROUPS,
     LOCAL,
     LRN,
     LRN_POOL,
@@ -45,6 +46,7 @@ from cconvnet.testing.problems import (
 )
 
 _WHOLE_LINES = ConvProblem(1, 6, 7, 64, 64, 3, 3, padding=(1, 1))  # of channels, which warp groups want
+_SPLIT = [FC_WARP_GROUPS["split"], FC_WARP_GROUPS["split_back"]]  # for the rows of clusters alone
 _DEPTHWISE = [DEPTHWISE[name] for name in ("3x3", "5x5_strided", "dilated", "scalar")]
 # By an operation's name or its first word. Of each, one that fills blocks and one that leaves threads over.
 _PROBLEMS: dict[str, list[Any]] = {
@@ -57,7 +59,7 @@ _PROBLEMS: dict[str, list[Any]] = {
         *_DEPTHWISE,
     ],
     "local": [LOCAL["plain"], LOCAL["tail"]],
-    "fc": [FC["plain"], FC["tail"]],
+    "fc": [FC["plain"], FC["tail"], *_SPLIT],
     "batch": [BatchNormProblem(64, 32), BatchNormProblem(7, 13, 5)],
     "bias": [BiasProblem(64, 32), BiasProblem(7, 13)],
     "neuron": [NeuronProblem(1024, "tanh", 1.5, 0.5), NeuronProblem(131, "abs")],
@@ -128,7 +130,10 @@ def basic_cases(device: Device) -> Iterator[tuple[str, Any, dict[str, Any]]]:
                 if device.serves(precision):
                     product = with_precision(problem, precision)
                     for impl in own_impls(operation, product, device):
-                        yield operation, product, {"impl": impl}
+                        if problem not in _SPLIT or "_cluster_" in impl:
+                            yield operation, product, {"impl": impl}
+                    if problem in _SPLIT:
+                        continue
                     if more := fused.get(operation.split("_")[1]):
                         yield operation, product, more
 

@@ -227,9 +227,36 @@ FAULTS = [
         ("if (step.halted()) return;", "step.halted()", "false"),
     ),
     *_faults(
+        "gemm/matrix_pass.cuh",
+        ("barrier, first + i, k);", "first + i", "first"),
+        (
+            "ptx::load_box(slab, map, barrier, k, first);",
+            "ptx::load_box(slab, map, barrier, k, first);",
+            "ptx::load_box(slab, map, barrier, k, 0);",
+        ),
+        ("sizeof(T), k, rows), {", "k", "k + 64"),
+    ),
+    *_faults(
+        "fc_cluster.cu",
+        ("    meet_cluster();\n    add_splits", "meet_cluster();", ";"),
+        (
+            "  // The sums stay until all blocks have read them.\n  meet_cluster();",
+            "meet_cluster();",
+            ";",
+        ),
+        ("i = block.split * THREADS + threadIdx.x;", "block.split * THREADS", "0"),
+        ("i += args.grid.splits * THREADS", "args.grid.splits * THREADS", "THREADS"),
+        ("for (int split = 1;", "1", "2"),
+        (
+            "ptx::load_from_block(memory.sums[Memory::place_of(row, group)], split)",
+            "ptx::load_from_block(memory.sums[Memory::place_of(row, group)], split)",
+            "memory.sums[Memory::place_of(row, group)]",
+        ),
+        ("ptx::block_of_cluster() * tiles", "ptx::block_of_cluster()", "0"),
+        ("row = threadIdx.x / 32 * 16 + lane / 4", "threadIdx.x / 32 * 16", "0"),
+    ),
+    *_faults(
         "fc_update.cu",
-        ("first + i, static_cast<int>(k)", "first + i", "first"),
-        ("size.k, columns), {", "size.k", "size.k + 64"),
         ("update.w_bf16 != nullptr", "update.w_bf16 != nullptr", "true"),
         (
             "sizeof(bfloat16), StreamedWeights::ROUNDED_SWIZZLE",

@@ -22,6 +22,7 @@ from cconvnet.devices import PRECISIONS, get_device
 from cconvnet.devices.counting import Access, Record, counting
 from cconvnet.operations import OPERATIONS
 from cconvnet.testing.check import check, make_inputs, own_impls, run
+from cconvnet.testing.problems import FC_WARP_GROUPS, with_precision
 
 pytestmark = pytest.mark.usefixtures("counting_build")
 
@@ -101,6 +102,17 @@ def test_streamed_weights_are_free_of_races() -> None:
     with counting() as record:
         for update in ({}, {"update": "full"}):
             run("fc_wgrad", problem, device, make_inputs("fc_wgrad", problem, **update), impl=row)
+    record.raise_races()
+    for file, (needed, least) in totals(of(record, "shared")).items():
+        assert needed == least > 0, file
+
+
+@pytest.mark.parametrize(("operation", "name"), [("fc_fprop", "split"), ("fc_dgrad", "split_back")])
+def test_splits_of_a_cluster_are_free_of_races(operation: str, name: str) -> None:
+    problem, device = with_precision(FC_WARP_GROUPS[name], "bf16"), get_device("emulator:0")
+    row = f"{operation}_wgmma_cluster_bf16_128x128x64"
+    with counting() as record:
+        run(operation, problem, device, make_inputs(operation, problem), impl=row)
     record.raise_races()
     for file, (needed, least) in totals(of(record, "shared")).items():
         assert needed == least > 0, file

@@ -56,6 +56,7 @@ TESTS: dict[str, list[str]] = {
         "-k",
         "(fprop or wgrad) and (rgb or tail or groups) or several_patches or influence or nan_in_a_filter",
     ],
+    "fc_cluster.cu": ["test_fc_wgmma.py"],
     "fc_update.cu": ["test_fc_wgmma.py"],
     "gemm/split_reduce.cu": ["test_conv.py"],
     "gemm/tensor_map.cu": ["test_conv_wgmma.py"],
