@@ -121,7 +121,7 @@ std::vector<Check> warp_group_checks() {
       {"give_registers, take_registers", EXACT, FLOATS, of_registers},
       {"block_of_cluster, arrive_at_cluster, wait_for_cluster, load_from_block, store_to_block", EXACT, WORDS,
        of_exchange},
-      {"arrive_in_block, wait_for_blocks, load_box to a pair: a ring of stages", EXACT, WORDS, of_pair_ring},
+      {"arrive_in_block, load_box to a pair: a ring of stages", EXACT, WORDS, of_pair_ring},
       {"load_box, load_windows to blocks of a cluster", EXACT, WORDS, of_loads_for_others},
       {"load_box", EXACT, WORDS, [] { return loaded_boxes(Swizzle::none); }},
       {"load_box, lines of 32 bytes swizzled", EXACT, WORDS, [] { return loaded_boxes(Swizzle::bytes_32); }},

@@ -93,17 +93,18 @@ struct FpropPass {
             static_cast<int>(block.batch) * args.c_per_group,
             static_cast<int>(block.batch * args.k_per_group + block.n)};
   }
-  __device__ __forceinline__ void load_a(T* slab, ptx::Barrier& barrier, const Place& at, uint32_t k) const {
+  template <class To>
+  __device__ __forceinline__ void load_a(T* slab, To&& to, const Place& at, uint32_t k) const {
     // Behind the end zeros, as of an image behind the last.
     const bool inside = k < static_cast<uint32_t>(args.size.k);
     int c, s;
     const int r = args.by_taps.divide(args.by_channels.divide(inside ? static_cast<int>(k) : 0, c), s);
-    ptx::load_windows(slab, windows, barrier, at.first_channel + c, at.w, at.h,
-                      inside ? at.n : args.problem.n, s * args.problem.dilation_w,
-                      r * args.problem.dilation_h);
+    ptx::load_windows(slab, windows, to, at.first_channel + c, at.w, at.h, inside ? at.n : args.problem.n,
+                      s * args.problem.dilation_w, r * args.problem.dilation_h);
   }
-  __device__ __forceinline__ void load_b(T* slab, ptx::Barrier& barrier, const Place& at, uint32_t k) const {
-    ptx::load_box(slab, filters, barrier, static_cast<int>(k), at.first_filter);
+  template <class To>
+  __device__ __forceinline__ void load_b(T* slab, To&& to, const Place& at, uint32_t k) const {
+    ptx::load_box(slab, filters, to, static_cast<int>(k), at.first_filter);
   }
 };
 
@@ -126,7 +127,7 @@ void launch_fprop(const ConvProblem& problem, const FpropArguments& args, Stream
   using T = typename Tile::Element;
   constexpr int bytes = sizeof(T);
   const GemmSize size = fprop_size(problem);
-  const GemmGrid grid = GemmGrid::make<Tile>(size);
+  const GemmGrid grid = GemmGrid::make<typename Tile::Cluster>(size);
   const EpilogueOutput<T> output = fprop_output<T>(problem, args);
   auto parameters = PassParameters<EpilogueOutput<T>>::make(
       problem, size, grid, problem.q, problem.p, problem.c_per_group(),
@@ -134,19 +135,19 @@ void launch_fprop(const ConvProblem& problem, const FpropArguments& args, Stream
   parameters.problem.y_pitch = problem.pixel_pitch();  // also where y is not placed
   constexpr Swizzle swizzle = WgmmaMemory<Tile, FpropPass<Tile>>::SlabA::SWIZZLE;
   const TensorMap windows = window_map(images(args.x, bytes, problem.n, problem.h, problem.w, problem.c),
-                                       windows_of(problem, Tile::SLAB, Tile::BLOCK_M), swizzle);
+                                       windows_of(problem, Tile::SLAB, Tile::A_ROWS), swizzle);
   const TensorMap filters =
-      tiled_map(matrix(args.w, bytes, problem.k, size.k), {Tile::SLAB, Tile::BLOCK_N}, swizzle);
-  CCONVNET_LAUNCH_90((conv_fprop_wgmma<Tile>), persistent_blocks(grid), Tile::THREADS,
-                     sizeof(WgmmaMemory<Tile, FpropPass<Tile>>), stream, windows, filters, parameters);
+      tiled_map(matrix(args.w, bytes, problem.k, size.k), {Tile::SLAB, Tile::B_ROWS}, swizzle);
+  CCONVNET_LAUNCH_90_WITH(LaunchOptions{Tile::CLUSTER}, (conv_fprop_wgmma<Tile>),
+                          persistent_blocks(grid, 3, Tile::CLUSTER), Tile::THREADS,
+                          sizeof(WgmmaMemory<Tile, FpropPass<Tile>>), stream, windows, filters, parameters);
   parameters.destination.reduce(grid, problem.k, problem.pixel_pitch(), stream);
   output.after(args.epilogue, stream);
   apply(args.statistics, problem, args.y, args.sums, stream);
 }
 
-template <class T, int... SIZES>
+template <class Tile>
 FpropTable::Row fprop_row() {
-  using Tile = WgmmaTile<T, SIZES...>;
   return {"conv_fprop_wgmma_" + Tile::name(),
           true,
           [](const ConvProblem& problem) {
@@ -173,7 +174,8 @@ template <class Tile>
 struct DgradPass {
   using T = typename Tile::Element;
   static constexpr bool A_ALONG_K = true, B_ALONG_K = false;
-  static constexpr int A_LINE = Tile::SLAB, B_LINE = 128 / sizeof(T);
+  static constexpr int A_LINE = Tile::SLAB,
+                       B_LINE = (Tile::B_ROWS * sizeof(T) % 128 == 0 ? 128 : 64) / sizeof(T);
   struct Place {
     int n, p, q;  // the first pixel that the last tap reads
     int first_filter, first_channel;
@@ -190,22 +192,22 @@ struct DgradPass {
             w + problem.pad_w - (problem.s - 1) * problem.dilation_w,
             static_cast<int>(block.batch) * args.k_per_group, static_cast<int>(block.n)};
   }
-  __device__ __forceinline__ void load_a(T* slab, ptx::Barrier& barrier, const Place& at, uint32_t k) const {
+  template <class To>
+  __device__ __forceinline__ void load_a(T* slab, To&& to, const Place& at, uint32_t k) const {
     const ConvProblem& problem = args.problem;
     const bool inside = k < static_cast<uint32_t>(args.size.k);
     int channel, s;
     const int r = args.by_taps.divide(args.by_channels.divide(inside ? static_cast<int>(k) : 0, channel), s);
-    ptx::load_windows(slab, windows, barrier, at.first_filter + channel, at.q, at.p,
-                      inside ? at.n : problem.n, (problem.s - 1 - s) * problem.dilation_w,
-                      (problem.r - 1 - r) * problem.dilation_h);
+    ptx::load_windows(slab, windows, to, at.first_filter + channel, at.q, at.p, inside ? at.n : problem.n,
+                      (problem.s - 1 - s) * problem.dilation_w, (problem.r - 1 - r) * problem.dilation_h);
   }
-  __device__ __forceinline__ void load_b(T* slab, ptx::Barrier& barrier, const Place& at, uint32_t k) const {
+  template <class To>
+  __device__ __forceinline__ void load_b(T* slab, To&& to, const Place& at, uint32_t k) const {
     int channel;
     const int tap = args.by_channels.divide(static_cast<int>(k), channel);
 #pragma unroll
-    for (int i = 0; i < Tile::BLOCK_N; i += B_LINE) {
-      ptx::load_box(slab + i * Tile::SLAB, filters, barrier, at.first_channel + i, tap,
-                    at.first_filter + channel);
+    for (int i = 0; i < Tile::B_ROWS; i += B_LINE) {
+      ptx::load_box(slab + i * Tile::SLAB, filters, to, at.first_channel + i, tap, at.first_filter + channel);
     }
   }
 };
@@ -229,7 +231,7 @@ void launch_dgrad(const ConvProblem& problem, const DgradArguments& args, Stream
   using Memory = WgmmaMemory<Tile, DgradPass<Tile>>;
   constexpr int bytes = sizeof(T);
   const GemmSize size = dgrad_size(problem);
-  const GemmGrid grid = GemmGrid::make<Tile>(size);
+  const GemmGrid grid = GemmGrid::make<typename Tile::Cluster>(size);
   T* const dx = static_cast<T*>(args.dx);
   const InputGradientOutput<T> output(args.epilogue, dx, whole_groups(size.n, dx, args.workspace), nullptr);
   const auto parameters = PassParameters<InputGradientOutput<T>>::make(
@@ -238,7 +240,7 @@ void launch_dgrad(const ConvProblem& problem, const DgradArguments& args, Stream
   const int down = (problem.r - 1) * problem.dilation_h, right = (problem.s - 1) * problem.dilation_w;
   const TensorMap windows = window_map(images(args.dy, bytes, problem.n, problem.p, problem.q, problem.k),
                                        {problem.pad_w - right, problem.pad_h - down, -problem.pad_w,
-                                        -problem.pad_h, 1, 1, Tile::SLAB, Tile::BLOCK_M},
+                                        -problem.pad_h, 1, 1, Tile::SLAB, Tile::A_ROWS},
                                        Memory::SlabA::SWIZZLE);
   const uint64_t tap = static_cast<uint64_t>(size.n) * bytes, taps = problem.r * problem.s;
   const TensorArray weights = {args.w,
@@ -248,15 +250,15 @@ void launch_dgrad(const ConvProblem& problem, const DgradArguments& args, Stream
                                {bytes, tap, tap * taps}};
   const TensorMap filters =
       tiled_map(weights, {DgradPass<Tile>::B_LINE, 1, Tile::SLAB}, Memory::SlabB::SWIZZLE);
-  CCONVNET_LAUNCH_90((conv_dgrad_wgmma<Tile>), persistent_blocks(grid), Tile::THREADS, sizeof(Memory), stream,
-                     windows, filters, parameters);
+  CCONVNET_LAUNCH_90_WITH(LaunchOptions{Tile::CLUSTER}, (conv_dgrad_wgmma<Tile>),
+                          persistent_blocks(grid, 3, Tile::CLUSTER), Tile::THREADS, sizeof(Memory), stream,
+                          windows, filters, parameters);
   parameters.destination.reduce(grid, problem.c, stream);
   if (args.epilogue.db) bias_grad(pixels_of(problem), dx, args.epilogue.db, args.sums, stream);
 }
 
-template <class T, int... SIZES>
+template <class Tile>
 DgradTable::Row dgrad_row() {
-  using Tile = WgmmaTile<T, SIZES...>;
   return {"conv_dgrad_wgmma_" + Tile::name(),
           true,
           [](const ConvProblem& problem) {
@@ -291,23 +293,25 @@ struct WgradPass {
     return {static_cast<int>(block.batch * args.k_per_group + block.m),
             static_cast<int>(block.batch) * args.c_per_group, static_cast<int>(block.n)};
   }
-  __device__ __forceinline__ void load_a(T* slab, ptx::Barrier& barrier, const Place& at, uint32_t k) const {
+  template <class To>
+  __device__ __forceinline__ void load_a(T* slab, To&& to, const Place& at, uint32_t k) const {
 #pragma unroll
-    for (int i = 0; i < Tile::BLOCK_M; i += A_LINE) {
-      ptx::load_box(slab + i * Tile::SLAB, gradients, barrier, at.first_filter + i, static_cast<int>(k));
+    for (int i = 0; i < Tile::A_ROWS; i += A_LINE) {
+      ptx::load_box(slab + i * Tile::SLAB, gradients, to, at.first_filter + i, static_cast<int>(k));
     }
   }
-  __device__ __forceinline__ void load_b(T* slab, ptx::Barrier& barrier, const Place& at, uint32_t k) const {
+  template <class To>
+  __device__ __forceinline__ void load_b(T* slab, To&& to, const Place& at, uint32_t k) const {
     const ConvProblem& problem = args.problem;
     int p, q;
     const int n = args.by_height.divide(args.by_width.divide(static_cast<int>(k), q), p);
     const int h = p * problem.stride_h - problem.pad_h, w = q * problem.stride_w - problem.pad_w;
 #pragma unroll 4
-    for (int i = 0; i < Tile::BLOCK_N; i += B_LINE) {
+    for (int i = 0; i < Tile::B_ROWS; i += B_LINE) {
       const bool inside = at.first_weight + i < args.size.n;
       int c, s;
       const int r = args.by_taps.divide(args.by_channels.divide(inside ? at.first_weight + i : 0, c), s);
-      ptx::load_windows(slab + i * Tile::SLAB, windows, barrier, at.first_channel + c, w, h,
+      ptx::load_windows(slab + i * Tile::SLAB, windows, to, at.first_channel + c, w, h,
                         inside ? n : problem.n, s * problem.dilation_w, r * problem.dilation_h);
     }
   }
@@ -332,7 +336,7 @@ void launch_wgrad(const ConvProblem& problem, const WgradArguments& args, Stream
   using Memory = WgmmaMemory<Tile, Pass>;
   constexpr int bytes = sizeof(T);
   const GemmSize size = wgrad_size(problem);
-  const GemmGrid grid = GemmGrid::make<Tile>(size);
+  const GemmGrid grid = GemmGrid::make<typename Tile::Cluster>(size);
   const GradientOutput output(args.update, args.dw, whole_groups(size.n, args.dw, args.workspace));
   const auto parameters =
       PassParameters<GradientOutput>::make(problem, size, grid, problem.q, problem.p, problem.c_per_group(),
@@ -341,14 +345,14 @@ void launch_wgrad(const ConvProblem& problem, const WgradArguments& args, Stream
                                         Memory::SlabA::SWIZZLE);
   const TensorMap windows = window_map(images(args.x, bytes, problem.n, problem.h, problem.w, problem.c),
                                        windows_of(problem, LINE, Tile::SLAB), Memory::SlabB::SWIZZLE);
-  CCONVNET_LAUNCH_90((conv_wgrad_wgmma<Tile, LINE>), persistent_blocks(grid), Tile::THREADS, sizeof(Memory),
-                     stream, gradients, windows, parameters);
+  CCONVNET_LAUNCH_90_WITH(LaunchOptions{Tile::CLUSTER}, (conv_wgrad_wgmma<Tile, LINE>),
+                          persistent_blocks(grid, 3, Tile::CLUSTER), Tile::THREADS, sizeof(Memory), stream,
+                          gradients, windows, parameters);
   parameters.destination.reduce(grid, problem.w_count(), stream);
 }
 
-template <class T, int LINE, int BLOCK_M, int BLOCK_N, int STAGES>
+template <class Tile, int LINE>
 WgradTable::Row wgrad_row() {
-  using Tile = WgmmaTile<T, BLOCK_M, BLOCK_N, 128 / sizeof(T), STAGES>;
   return {"conv_wgrad_wgmma_" + Tile::name() + "_lines_of_" + std::to_string(LINE),
           true,
           [](const ConvProblem& problem) {
@@ -363,25 +367,51 @@ WgradTable::Row wgrad_row() {
           true};
 }
 
+// Tiles of slabs of 64 and of 16.
+template <int BLOCK_M, int BLOCK_N, int STAGES, Pairing PAIRING = Pairing::none>
+using Tile64 = WgmmaTile<bfloat16, BLOCK_M, BLOCK_N, 64, STAGES, PAIRING>;
+template <int BLOCK_M, int BLOCK_N, int STAGES, Pairing PAIRING = Pairing::none>
+using Tile16 = WgmmaTile<bfloat16, BLOCK_M, BLOCK_N, 16, STAGES, PAIRING>;
+
 }  // namespace
 
 std::vector<FpropTable::Row> wgmma_fprop_rows() {
-  return {fprop_row<bfloat16, 128, 128, 64, 4>(), fprop_row<bfloat16, 128, 256, 64, 3>(),
-          fprop_row<bfloat16, 128, 192, 64, 4>(), fprop_row<bfloat16, 256, 128, 64, 3>(),
-          fprop_row<bfloat16, 256, 64, 64, 4>(),  fprop_row<bfloat16, 256, 128, 16, 3>(),
-          fprop_row<bfloat16, 256, 96, 16, 4>()};
+  return {fprop_row<Tile64<128, 128, 4>>(),
+          fprop_row<Tile64<128, 256, 3>>(),
+          fprop_row<Tile64<128, 192, 4>>(),
+          fprop_row<Tile64<256, 128, 3>>(),
+          fprop_row<Tile64<256, 64, 4>>(),
+          fprop_row<Tile16<256, 128, 3>>(),
+          fprop_row<Tile16<256, 96, 4>>(),
+          fprop_row<Tile64<128, 128, 4, Pairing::along_m>>(),
+          fprop_row<Tile64<128, 256, 3, Pairing::along_m>>(),
+          fprop_row<Tile64<128, 192, 4, Pairing::along_m>>(),
+          fprop_row<Tile64<256, 128, 3, Pairing::along_m>>(),
+          fprop_row<Tile16<256, 128, 3, Pairing::along_m>>()};
 }
 
 std::vector<DgradTable::Row> wgmma_dgrad_rows() {
-  return {dgrad_row<bfloat16, 128, 128, 64, 4>(), dgrad_row<bfloat16, 128, 192, 64, 4>(),
-          dgrad_row<bfloat16, 128, 256, 64, 3>(), dgrad_row<bfloat16, 256, 128, 64, 3>(),
-          dgrad_row<bfloat16, 256, 64, 64, 4>(),  dgrad_row<bfloat16, 256, 64, 16, 4>()};
+  return {dgrad_row<Tile64<128, 128, 4>>(),
+          dgrad_row<Tile64<128, 192, 4>>(),
+          dgrad_row<Tile64<128, 256, 3>>(),
+          dgrad_row<Tile64<256, 128, 3>>(),
+          dgrad_row<Tile64<256, 64, 4>>(),
+          dgrad_row<Tile16<256, 64, 4>>(),
+          dgrad_row<Tile64<128, 256, 3, Pairing::along_m>>(),
+          dgrad_row<Tile64<128, 192, 4, Pairing::along_m>>(),
+          dgrad_row<Tile64<256, 128, 3, Pairing::along_m>>()};
 }
 
 std::vector<WgradTable::Row> wgmma_wgrad_rows() {
-  return {wgrad_row<bfloat16, 64, 128, 128, 4>(), wgrad_row<bfloat16, 64, 128, 192, 4>(),
-          wgrad_row<bfloat16, 64, 128, 256, 3>(), wgrad_row<bfloat16, 64, 256, 128, 3>(),
-          wgrad_row<bfloat16, 16, 128, 192, 4>(), wgrad_row<bfloat16, 16, 128, 96, 4>()};
+  return {wgrad_row<Tile64<128, 128, 4>, 64>(),
+          wgrad_row<Tile64<128, 192, 4>, 64>(),
+          wgrad_row<Tile64<128, 256, 3>, 64>(),
+          wgrad_row<Tile64<256, 128, 3>, 64>(),
+          wgrad_row<Tile64<128, 192, 4>, 16>(),
+          wgrad_row<Tile64<128, 96, 4>, 16>(),
+          wgrad_row<Tile64<128, 256, 3, Pairing::along_m>, 64>(),
+          wgrad_row<Tile64<128, 128, 4, Pairing::along_n>, 64>(),
+          wgrad_row<Tile64<128, 192, 4, Pairing::along_n>, 64>()};
 }
 
 }  // namespace cconvnet

@@ -16,7 +16,8 @@ Table fc_table(const std::string& pass, const Table& convolution,
   for (typename Table::Row row : convolution.rows()) {
     for (const auto& [kind, short_kind] : {std::pair{"_implicit_gemm_", "_gemm_"}, {"_wgmma_", "_wgmma_"}}) {
       const std::string begin = theirs + kind;
-      if (row.name.rfind(begin, 0) != 0) continue;
+      // The weights come from memory, so pairs of blocks would gain nothing.
+      if (row.name.rfind(begin, 0) != 0 || row.name.find("_pairs_") != std::string::npos) continue;
       row.name.replace(0, begin.size(), ours + short_kind);
       rows.push_back(row);
       break;

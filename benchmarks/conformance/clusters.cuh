@@ -67,7 +67,7 @@ __global__ void pair_ring(CCONVNET_MAP map, uint32_t* y) {
     if (ptx::is_elected()) {
       for (int row = 0; row < kPairRows; ++row) {
         const int stage = row % kPairStages;
-        ptx::wait_for_blocks(shared.empty[stage], row / kPairStages % 2 ^ 1);
+        ptx::wait(shared.empty[stage], row / kPairStages % 2 ^ 1);
         ptx::arrive_and_expect(shared.full[stage], 2 * kPairColumns * sizeof(uint32_t));
         const ptx::Multicast both = {shared.full[stage], 3};
         ptx::load_box(shared.stage[stage][block], map, both, block * kPairColumns, row);

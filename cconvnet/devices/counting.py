@@ -34,7 +34,7 @@ from cconvnet.system.installation import rebuild
 _HELPERS = (
     *(
         f"kernels/core/{name}"
-        for name in ("vector.cuh", "ptx.cuh", "bfloat16.h", "copy_engine.cuh", "wgmma.cuh")
+        for name in ("vector.cuh", "ptx.cuh", "bfloat16.h", "cluster.cuh", "copy_engine.cuh", "wgmma.cuh")
     ),
     "kernels/emulator/",
 )

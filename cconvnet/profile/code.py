@@ -118,11 +118,13 @@ def _symbols(path: Path) -> set[str]:
 
 def row_of(name: str) -> str:
     """Return the row of a selection table that launches a kernel; the name itself if it is no tile's."""
-    if group := re.match(r"(\w+)<WgmmaTile<(float|bfloat16), (\d+), (\d+), (\d+), \d+>(?:, (\d+))?", name):
+    tile = r"(\w+)<WgmmaTile<(float|bfloat16), (\d+), (\d+), (\d+), \d+, Pairing:(\d)>(?:, (\d+))?"
+    if group := re.match(tile, name):
         element, depth = ("bf16", 64) if group[2] == "bfloat16" else ("tf32", 32)
         slabs = f"_slabs_of_{group[5]}" if int(group[5]) < depth else ""
-        lines = f"_lines_of_{group[6]}" if group[6] else ""
-        return f"{group[1]}_{element}_{group[3]}x{group[4]}x{depth}{slabs}{lines}"
+        pairs = ("", "_pairs_along_m", "_pairs_along_n")[int(group[6])]
+        lines = f"_lines_of_{group[7]}" if group[7] else ""
+        return f"{group[1]}_{element}_{group[3]}x{group[4]}x{depth}{slabs}{pairs}{lines}"
     found = re.match(
         r"(\w+)<(Tensor|SplitTensor)?Tile<(?:(float|bfloat16), )?(\d+), (\d+), (\d+)(?:, \d+)*?(, 1)?>", name
     )

@@ -50,32 +50,18 @@ __device__ __forceinline__ void wait_for_cluster(CCONVNET_PTX_CALLER_ALONE) {
 // ---- barriers in the shared memory of others
 // ----------------------------------------------------------------
 
-// Arrives at a block's barrier, which may be its own.
+// Arrives at a block's barrier, which may be its own: what the thread has read there may be written again. A release of the
+// whole cluster, so that others see what it wrote, would be a fence of all memory. The barrier of the cluster is one.
 __device__ __forceinline__ void arrive_in_block(Barrier& barrier, uint32_t block CCONVNET_PTX_CALLER) {
 #ifdef __CUDACC__
   CCONVNET_PTX_90(
       "{ .reg .b32 there; mapa.shared::cluster.u32 there, %0, %1; "
-      "mbarrier.arrive.release.cluster.shared::cluster.b64 _, [there]; }" ::"r"(shared_address(&barrier)),
+      "mbarrier.arrive.shared::cluster.b64 _, [there]; }" ::"r"(shared_address(&barrier)),
       "r"(block) : "memory");
 #else
   const emulator::Site site{"mbarrier.arrive", file, line};
   char* const there = emulator::at_block(site, block, &barrier, sizeof barrier);
   emulator::arrive(site, *reinterpret_cast<uint64_t*>(there), 0);
-#endif
-}
-
-// Waits as wait() does, at a barrier of the own block. What threads of other
-// blocks wrote before they arrived can be read behind it.
-__device__ __forceinline__ void wait_for_blocks(const Barrier& barrier, uint32_t parity CCONVNET_PTX_CALLER) {
-#ifdef __CUDACC__
-  CCONVNET_PTX_90(
-      "{ .reg .pred done; WAIT: "
-      "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 "
-      "done, [%0], %1; "
-      "@!done bra WAIT; }" ::"r"(shared_address(&barrier)),
-      "r"(parity) : "memory");
-#else
-  emulator::wait_for_phase({"mbarrier.try_wait", file, line}, barrier.state, parity);
 #endif
 }
 

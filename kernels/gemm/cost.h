@@ -57,12 +57,13 @@ constexpr int64_t alone_cycles(int64_t instructions, int64_t warps) {
   return instructions * std::max<int64_t>(32, 20 * warps / kSchedulers) / 20;
 }
 
-// A block, and one of its steps of BLOCK_K.
+// A block, or the blocks of a cluster, and one of its steps of BLOCK_K.
 struct TileCost {
   int64_t block_m, block_n, block_k;
   int64_t resident;  // blocks that a multiprocessor holds
   int64_t shared;    // cycles of a multiprocessor, which all its blocks share
   int64_t alone;     // cycles from one step's barrier to the next, if a block has the multiprocessor
+  int64_t cluster;   // blocks that multiply it together, on a multiprocessor each
 };
 
 inline int64_t tiles(const TileCost& tile, const GemmSize& size) {
@@ -79,15 +80,15 @@ inline int64_t blocks_cycles(const TileCost& tile, int64_t blocks, int64_t steps
   const auto together = [&](int64_t held) {  // of blocks that share a multiprocessor
     return std::max(held * (steps * tile.shared + written / kCacheBytes), steps * tile.alone + kStartAndEnd);
   };
-  const int64_t wave = kMultiprocessors * tile.resident, rest = blocks % wave;
-  return blocks / wave * together(tile.resident) +
-         (rest > 0 ? together(ceil_div(rest, kMultiprocessors)) : 0);
+  const int64_t places = kMultiprocessors / tile.cluster;
+  const int64_t wave = places * tile.resident, rest = blocks % wave;
+  return blocks / wave * together(tile.resident) + (rest > 0 ? together(ceil_div(rest, places)) : 0);
 }
 
 // Returns the cycles of a product that is divided into `splits` along k, with the sum of the splits.
 inline int64_t product_cycles(const TileCost& tile, const GemmSize& size, int64_t splits) {
   const int64_t steps = ceil_div(std::min<int64_t>(split_length(size, splits), size.k), tile.block_k);
-  const int64_t written = tile.block_m * tile.block_n * int64_t{sizeof(float)};
+  const int64_t written = tile.block_m * tile.block_n * int64_t{sizeof(float)} / tile.cluster;
   const int64_t product = blocks_cycles(tile, tiles(tile, size) * splits, steps, written);
   if (splits == 1) return product;
   // Each split's copy of the output is written and read.
@@ -120,17 +121,20 @@ constexpr TileCost tensor_cost(int64_t block_m, int64_t block_n, int64_t block_k
           std::min(resident, held),
           busiest * 100 / kBusyPercent,
           std::max({products + alone_cycles(others, warps) + kBarrier, bytes / kCacheBytes,
-                    kLatency / (stages - 1)})};
+                    kLatency / (stages - 1)}),
+          1};
 }
 
 // A tile of warp groups (wgmma_tile.cuh), which reach 95% of the peak, 2,048 multiply-adds of bf16s a cycle, and whose
 // copies take no instructions of theirs. Its block goes on with the next tile, whose copies begin before the sums are
-// written, so no tile has a start of its own.
-constexpr TileCost wgmma_cost(int64_t block_m, int64_t block_n, int64_t block_k, int64_t element) {
-  const int64_t bytes = (block_m + block_n) * block_k * element;
+// written, so no tile has a start of its own. A block loads so many rows of A and B; the rest of its tile comes with
+// those that the other block of a pair loads, for which the cache is asked once.
+constexpr TileCost wgmma_cost(int64_t block_m, int64_t block_n, int64_t block_k, int64_t element,
+                              int64_t rows, int64_t cluster_m, int64_t cluster_n) {
+  const int64_t bytes = rows * block_k * element;
   const int64_t products = block_m * block_n * block_k / (element == 2 ? 1945 : 972);
   const int64_t busiest = std::max(products, bytes / kCacheBytes) * 100 / kBusyPercent;
-  return {block_m, block_n, block_k, 1, busiest, 0};
+  return {cluster_m, cluster_n, block_k, 1, busiest, 0, cluster_m * cluster_n / (block_m * block_n)};
 }
 
 // Returns the cycles of blocks that multiply patches (gemm/patch.cuh). Each executes `loads` instructions of
@@ -147,7 +151,7 @@ int64_t patches_cycles(int64_t blocks, int64_t steps, int64_t loads, int64_t ins
   const int64_t resident =
       std::min<int64_t>(Tile::MIN_BLOCKS, kSharedBytes / (shared_bytes + kReservedBytes));
   const int64_t alone = products + alone_cycles(instructions, warps);
-  const TileCost tile = {Tile::BLOCK_M, Tile::BLOCK_N, Tile::PRODUCT_K, resident, shared, alone};
+  const TileCost tile = {Tile::BLOCK_M, Tile::BLOCK_N, Tile::PRODUCT_K, resident, shared, alone, 1};
   return blocks_cycles(tile, blocks, steps + loads / kLanes / shared, written);
 }
 
@@ -160,13 +164,14 @@ constexpr TileCost lanes_cost(int64_t block_m, int64_t block_n, int64_t block_k,
   const int64_t cycles = instructions * threads / kLanes;
   // A's loads are hidden by half a step, and so are B's.
   const int64_t alone = cycles + loads + kBarrier + kFirstFactors;
-  return {block_m, block_n, block_k, resident, cycles, std::max(alone, 2 * kLatency)};
+  return {block_m, block_n, block_k, resident, cycles, std::max(alone, 2 * kLatency), 1};
 }
 
 template <class Tile>
 constexpr TileCost tile_cost() {
   if constexpr (Tile::WARP_GROUPS) {
-    return wgmma_cost(Tile::BLOCK_M, Tile::BLOCK_N, Tile::BLOCK_K, sizeof(typename Tile::Element));
+    return wgmma_cost(Tile::BLOCK_M, Tile::BLOCK_N, Tile::BLOCK_K, sizeof(typename Tile::Element),
+                      Tile::A_ROWS + Tile::B_ROWS, Tile::Cluster::BLOCK_M, Tile::Cluster::BLOCK_N);
   } else if constexpr (Tile::TENSOR) {
     return tensor_cost(Tile::BLOCK_M, Tile::BLOCK_N, Tile::BLOCK_K, Tile::WARP_M, Tile::WARP_N, Tile::STAGES,
                        sizeof(typename Tile::Element), Tile::MIN_BLOCKS,

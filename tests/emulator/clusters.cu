@@ -137,7 +137,7 @@ __global__ void pair(CCONVNET_MAP map, float* y) {
     if (ptx::is_elected()) {
       for (int row = 0; row < kRows; ++row) {
         const int stage = row % kStages, parity = row / kStages % 2;
-        if (FAULT != Fault::no_wait_for_readers) ptx::wait_for_blocks(shared.empty[stage], parity ^ 1);
+        if (FAULT != Fault::no_wait_for_readers) ptx::wait(shared.empty[stage], parity ^ 1);
         const unsigned halves = FAULT == Fault::half_the_bytes ? 1 : 2;
         ptx::arrive_and_expect(shared.full[stage], halves * kColumns * sizeof(float));
         const unsigned mask = FAULT == Fault::own_block_alone ? 1u << block

@@ -212,7 +212,7 @@ __global__ void pair(CCONVNET_MAP map, float* y) {
     const int steps = ptx::is_elected() ? kSteps : 0;
     for (int step = 0; step < steps; ++step) {
       const int stage = step % kStages;
-      ptx::wait_for_blocks(shared.empty[stage], step / kStages % 2 ^ 1);
+      ptx::wait(shared.empty[stage], step / kStages % 2 ^ 1);
       ptx::arrive_and_expect(shared.full[stage], 128);
       const ptx::Multicast both = {shared.full[stage], 3};
       if (step % 2 == static_cast<int>(blockIdx.x)) {

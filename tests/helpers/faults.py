@@ -31,10 +31,31 @@ FAULTS = [
         ("Memory::STAGE_BYTES);", "Memory::STAGE_BYTES", "Memory::STAGE_BYTES - 16"),
         ("Memory::STAGE_BYTES);", "Memory::STAGE_BYTES", "Memory::STAGE_BYTES + 16"),
         ("init_barrier(memory.full[stage], 1)", "1", "2"),
-        ("init_barrier(memory.empty[stage], Tile::GROUPS * 4)", "Tile::GROUPS * 4", "Tile::GROUPS * 4 - 1"),
-        ("init_barrier(memory.empty[stage], Tile::GROUPS * 4)", "Tile::GROUPS * 4", "Tile::GROUPS * 4 + 1"),
-        ("if (step > 0 && lane == 0) ptx::arrive", "lane == 0", "true"),
-        ("if (step > 0 && lane == 0) ptx::arrive(memory.empty[before]);", "before", "turn.stage"),
+        (
+            "memory.empty[stage], Tile::CLUSTER * Tile::GROUPS * 4)",
+            "GROUPS * 4",
+            "GROUPS * 4 - 1",
+        ),
+        (
+            "memory.empty[stage], Tile::CLUSTER * Tile::GROUPS * 4)",
+            "GROUPS * 4",
+            "GROUPS * 4 + 1",
+        ),
+        ("memory.empty[stage], Tile::CLUSTER * Tile::GROUPS * 4)", "Tile::CLUSTER", "1"),
+        ("if (step > 0) release<Tile>(memory, before);", "before", "turn.stage"),
+        # Pairs: who loads what for whom, who waits for whom.
+        ("ptx::Multicast{full, 3}", "3", "1"),
+        ("ptx::Multicast{full, 3}", "3", "7"),
+        ("ptx::arrive_in_block(memory.empty[stage], lane);", "lane", "0"),
+        ("A_SHARED ? rank * Tile::A_ROWS : 0", "rank", "0"),
+        ("B_SHARED ? rank * Tile::B_ROWS : 0", "rank", "0"),
+        ("block.n += b_row;", "block.n += b_row;", ";"),
+        ("block.m += a_row;", "block.m += a_row;", ";"),
+        ("stage.a[i].from(a_row)", "a_row", "0"),
+        ("stage.b[i].from(b_row)", "b_row", "0"),
+        ("block.m += cluster_rank<Tile>(number) * Tile::BLOCK_M;", "Tile::BLOCK_M", "0"),
+        ("block.n += cluster_rank<Tile>(number) * Tile::BLOCK_N;", "Tile::BLOCK_N", "0"),
+        ("if constexpr (Tile::PAIRED) meet_cluster<Tile>();", "meet_cluster<Tile>();", ";"),
         ("threadIdx.x / 32 == Tile::GROUPS * 4 &&", "threadIdx.x / 32 == Tile::GROUPS * 4", "true"),
         # Products in flight.
         (
@@ -86,7 +107,7 @@ FAULTS = [
     *_faults(
         "conv_wgmma.cu",
         # What the maps say.
-        ("{Tile::SLAB, Tile::BLOCK_N}, swizzle);", "swizzle", "Swizzle::none"),
+        ("{Tile::SLAB, Tile::B_ROWS}, swizzle);", "swizzle", "Swizzle::none"),
         ("Memory::SlabA::SWIZZLE);\n  const uint64_t tap", "Memory::SlabA::SWIZZLE", "Swizzle::none"),
         (
             "windows_of(problem, LINE, Tile::SLAB), Memory::SlabB::SWIZZLE",
@@ -125,19 +146,15 @@ FAULTS = [
             "block.batch * args.k_per_group",
             "0u",
         ),
-        ("barrier, at.first_channel + c, at.w, at.h,", "at.first_channel + c", "at.first_channel"),
+        ("to, at.first_channel + c, at.w, at.h,", "at.first_channel + c", "at.first_channel"),
+        ("at.w, at.h, inside ? at.n : args.problem.n,", "inside ? at.n : args.problem.n", "at.n"),
         (
-            "inside ? at.n : args.problem.n, s * args.problem.dilation_w,",
-            "inside ? at.n : args.problem.n",
-            "at.n",
-        ),
-        (
-            "inside ? at.n : args.problem.n, s * args.problem.dilation_w,",
+            "s * args.problem.dilation_w, r * args.problem.dilation_h);",
             "s * args.problem.dilation_w",
             "r * args.problem.dilation_w",
         ),
         (
-            "                      r * args.problem.dilation_h);",
+            "s * args.problem.dilation_w, r * args.problem.dilation_h);",
             "r * args.problem.dilation_h",
             "s * args.problem.dilation_h",
         ),
@@ -148,15 +165,11 @@ FAULTS = [
             "1",
         ),
         ("at.first_filter + channel, at.q, at.p,", "at.first_filter + channel", "at.first_filter"),
-        (
-            "inside ? at.n : problem.n, (problem.s - 1 - s) * problem.dilation_w,",
-            "inside ? at.n : problem.n",
-            "at.n",
-        ),
+        ("at.q, at.p, inside ? at.n : problem.n,", "inside ? at.n : problem.n", "at.n"),
         ("(problem.s - 1 - s) * problem.dilation_w", "problem.s - 1 - s", "s"),
         ("(problem.r - 1 - r) * problem.dilation_h", "problem.r - 1 - r", "r"),
-        ("barrier, at.first_channel + i, tap,\n", "at.first_channel + i", "at.first_channel"),
-        ("                    at.first_filter + channel);", "at.first_filter", "0"),
+        ("to, at.first_channel + i, tap, at", "at.first_channel + i", "at.first_channel"),
+        ("tap, at.first_filter + channel);", "at.first_filter", "0"),
         # wgrad.
         ("at.first_filter + i, static_cast<int>(k)", "at.first_filter + i", "at.first_filter"),
         (
@@ -164,7 +177,7 @@ FAULTS = [
             "block.batch * args.k_per_group",
             "0u",
         ),
-        ("barrier, at.first_channel + c, w, h,", "at.first_channel + c", "c"),
+        ("to, at.first_channel + c, w, h,", "at.first_channel + c", "c"),
         ("h = p * problem.stride_h - problem.pad_h, w =", "p * problem.stride_h", "p * problem.stride_w"),
         (
             "inside ? n : problem.n, s * problem.dilation_w, r * problem.dilation_h",

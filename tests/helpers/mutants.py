@@ -2,8 +2,9 @@
 
 A mutant is one of kernels/*.cu and *.cuh in which, in device code, one thing is missing:
 
-- a barrier (`__syncthreads`, `__syncwarp`, `meet`), a wait for asynchronous copies, products or stores, an
-  arrival at a barrier with phases, the start of products, or the end of a group of these;
+- a barrier (`__syncthreads`, `__syncwarp`, `meet`, that of a cluster), a wait for asynchronous copies,
+  products or stores, an arrival at a barrier with phases, the start of products, or the end of a group of
+  these;
 - a bounds guard: a comparison by <, <=, > or >=, or with kOutside, that decides in an `if`, a `?:` or a named
   value whether something is read or written. Where several are joined by &&, || or &, each is removed alone.
 
@@ -30,8 +31,10 @@ CHOICE = "CCONVNET_MUTANT"
 REACHED = "the mutant was reached"
 
 _BARRIER = re.compile(
-    r"__sync(?:threads|warp)\(\);|ptx::(?:wait_for_copies<[^;]*>|close_(?:copy|product|store)_group)\(\);"
-    r"|ptx::(?:wait|arrive|arrive_and_expect|start_products|wait_for_(?:products|stores)<\d>|meet<\w+>)\([^;]*\);"
+    r"__sync(?:threads|warp)\(\);|ptx::(?:wait_for_copies<[^;]*>|close_(?:copy|product|store)_group"
+    r"|arrive_at_cluster|wait_for_cluster)\(\);"
+    r"|ptx::(?:wait|arrive|arrive_in_block|arrive_and_expect|start_products"
+    r"|wait_for_(?:products|stores)<\d>|meet<\w+>)\([^;]*\);"
 )
 # A barrier that also combines values of the threads.
 _VOTE = re.compile(r"__syncthreads_or\((\w+)\)")

@@ -196,13 +196,15 @@ def cycles_of(row: str, operation: str, problem: Any) -> float:
     }[operation.split("_")[1]]
     outputs = rows * columns * groups
     splits = max(1, getattr(MODULE, f"{operation}_workspace")(problem, row) // (4 * outputs))
-    tiles = -(-rows // m) * -(-columns // n) * groups * splits
+    # A pair shares what its tiles have in common.
+    down, across = (2, 1) if "_along_m" in row else (1, 2) if "_along_n" in row else (1, 1)
+    tiles = -(-rows // (m * down)) * -(-columns // (n * across)) * groups * splits
     steps = math.ceil(math.ceil(depth / k) / splits)
     products = steps * 2 * m * n * k / (chip["tensor_bf16_wgmma"] * chip["overlap"])
     # Behind the products of the next tile, if weights are streamed.
     stored = 0 if "streamed" in row else 4 * m * n / chip["l2"]
-    copied = steps * (m + n) * k * 2 / (chip["l2"] * chip["overlap"])
-    return -(-tiles // MULTIPROCESSORS) * (max(products, copied) + stored)
+    copied = steps * (m / across + n / down) * k * 2 / (chip["l2"] * chip["overlap"])
+    return -(-tiles // (MULTIPROCESSORS // (down * across))) * (max(products, copied) + stored)
 
 
 @pytest.mark.parametrize(("name", "operation"), WARP_GROUPS)

@@ -166,6 +166,33 @@ def ring(path: Path, found: WgmmaLayout) -> None:
         axes.spines["left"].set_visible(False)
 
 
+def pairs(path: Path) -> None:
+    """Draw which rows of both factors the blocks of a pair load, and for which tiles."""
+    with drawn(
+        path, 10.5, 3.9, "A pair of blocks loads what both need once",
+        "Two tiles of 128 x 256 that are neighbours along m: block 0 (blue), block 1 (orange)",
+    ) as page:  # fmt: skip
+        axes = page.subplots()
+        bare(axes, 150, 52)
+        left, top, columns, rows, depth = 46, 16, 64, 16, 10
+        label = {"ha": "center", "va": "center", "fontsize": 8.5}
+        for block, color in enumerate((BLUE, ORANGE)):
+            y, half = top + block * (rows + 1), columns // 2
+            box(axes, left - 2 - depth, y, depth, rows, color)
+            axes.text(left - 2 - depth / 2, y + rows / 2, "A", color="white", **label)
+            axes.text(left - 4 - depth, y + rows / 2, f"128 rows, for block {block}", ha="right", va="center",
+                      fontsize=8.5, color=FAINT)  # fmt: skip
+            box(axes, left + block * half, top - 2 - depth, half, depth, color)
+            axes.text(left + (block + 0.5) * half, top - 2 - depth / 2, "half of B", color="white", **label)
+            box(axes, left, y, columns, rows, PALE[color])
+            axes.text(left + columns / 2, y + rows / 2, f"the sums of block {block}", **label)
+        axes.text(left + columns / 2, top - 4 - depth, "256 columns, each half for both blocks", ha="center",
+                  va="bottom", fontsize=8.5, color=FAINT)  # fmt: skip
+        texts = ("a step of a block alone:", "128 + 256 rows", "", "of a block of a pair:", "128 + 128 rows")
+        for line, text in enumerate(texts):
+            axes.text(left + columns + 5, top + 8 + 4 * line, text, fontsize=8.5, color=INK)
+
+
 def draw(folder: Path, scratch: Path) -> None:
     """Draw every picture into a folder."""
     found = read(scratch)
@@ -173,3 +200,4 @@ def draw(folder: Path, scratch: Path) -> None:
     swizzles(folder / "wgmma-swizzle.png", found)
     sums(folder / "wgmma-sums.png", found)
     ring(folder / "wgmma-ring.png", found)
+    pairs(folder / "wgmma-pairs.png")
