@@ -160,7 +160,7 @@ class Order {
 
  private:
   // Of the threads of a block or cluster, then of agents: those of the warps' products, then those of meetings.
-  static constexpr int first_agent = 2048, warps = first_agent / 32, agents = 512;
+  static constexpr int first_agent = 4096, warps = first_agent / 32, agents = 512;
   using Clocks = std::array<uint16_t, first_agent + agents>;
 
   struct Meeting {
