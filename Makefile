@@ -409,7 +409,7 @@ $(BUILD)/cpu/%.o: kernels/cpu/%.cpp $(BUILD)/cpu/flags
 
 # Kernels for one chip alone are compiled for no other, where they would be nothing but traps.
 ifneq ($(findstring 90a,$(ARCHS)),)
-$(addprefix $(BUILD)/cuda/,conv_wgmma.o fc_cluster.o fc_update.o): GENCODE := -gencode arch=compute_90a,code=sm_90a
+$(addprefix $(BUILD)/cuda/,conv_halo.o conv_wgmma.o fc_cluster.o fc_update.o): GENCODE := -gencode arch=compute_90a,code=sm_90a
 endif
 
 # nvcc's resource report is kept beside the object. Registers spilled to memory fail the build, and so does advice

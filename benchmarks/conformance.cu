@@ -144,9 +144,10 @@ std::vector<Check> warp_group_checks() {
       {"start_product of floats, lines of 32 bytes", EXACT, FLOATS, exact_products_along_k<float, 32>},
       {"start_product of floats, lines of 128 bytes", EXACT, FLOATS, exact_products_along_k<float, 128>},
       {"start_product of 32 to 256 columns", EXACT, FLOATS, exact_products_of_all_columns},
-      // No kernel reads factors without a swizzle.
-      {"start_product without a swizzle", MEASURED, FLOATS, exact_products_along_k<bfloat16, 16>},
-      {"start_product across k without a swizzle", MEASURED, FLOATS, exact_products_across_k<16>},
+      {"start_product without a swizzle", EXACT, FLOATS, exact_products_along_k<bfloat16, 16>},
+      {"start_product across k without a swizzle", EXACT, FLOATS, exact_products_across_k<16>},
+      {"start_product of factors that begin at line 1", EXACT, FLOATS, exact_products_behind_lines<1>},
+      {"start_product of factors that begin at line 6", EXACT, FLOATS, exact_products_behind_lines<6>},
       {"start_product, rounded sums", MEASURED, FLOATS, real_warp_group_products<bfloat16>},
       {"start_product of floats, rounded sums", MEASURED, FLOATS, real_warp_group_products<float>},
   };

@@ -402,7 +402,7 @@ const DgradTable& conv_dgrad_table() {
        fp32_row<128, 32, 8, 8, 4, 1>(), fp32_row<32, 32, 8, 4, 4, 1>(),
        // Problems that tensor cores do not support.
        bf16_row<128, 64, 8, 8, 8, 1>(), bf16_row<32, 32, 8, 4, 4, 1>()},
-      joined(depthwise_dgrad_rows(), wgmma_dgrad_rows()));
+      joined(joined(depthwise_dgrad_rows(), wgmma_dgrad_rows()), halo_dgrad_rows()));
   return table;
 }
 

@@ -238,7 +238,8 @@ const FpropTable& conv_fprop_table() {
        fp32_row<32, 32, 8, 4, 4, 1>(),
        // Problems that tensor cores do not support.
        bf16_row<128, 64, 8, 8, 8, 1>(), bf16_row<32, 32, 8, 4, 4, 1>()},
-      joined(joined(depthwise_fprop_rows(), few_channels_fprop_rows()), wgmma_fprop_rows()));
+      joined(joined(joined(depthwise_fprop_rows(), few_channels_fprop_rows()), wgmma_fprop_rows()),
+             halo_fprop_rows()));
   return table;
 }
 

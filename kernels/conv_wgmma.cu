@@ -5,23 +5,13 @@
 // fprop   windows of x      k               filters           k
 // dgrad   windows of dy     k               filters           input channels
 // wgrad   dy                filters         windows of x      input channels
+#include "gemm/conv_arrays.h"
 #include "gemm/wgmma_tile.cuh"
 
 namespace cconvnet {
 namespace {
 
 // ---- tensor maps ----------------------------------------------------------------------------------------
-
-// An array of images {C, W, H, N}.
-TensorArray images(const void* data, int element_bytes, int n, int h, int w, int c) {
-  const uint64_t pixel = static_cast<uint64_t>(c) * element_bytes;
-  return {data,
-          element_bytes,
-          4,
-          {static_cast<uint64_t>(c), static_cast<uint64_t>(w), static_cast<uint64_t>(h),
-           static_cast<uint64_t>(n)},
-          {static_cast<uint64_t>(element_bytes), pixel, pixel * w, pixel * w * h}};
-}
 
 // Of `pixels` windows of x, `channels` channels of a tap.
 WindowRow windows_of(const ConvProblem& problem, int channels, int pixels) {
@@ -242,14 +232,8 @@ void launch_dgrad(const ConvProblem& problem, const DgradArguments& args, Stream
                                        {problem.pad_w - right, problem.pad_h - down, -problem.pad_w,
                                         -problem.pad_h, 1, 1, Tile::SLAB, Tile::A_ROWS},
                                        Memory::SlabA::SWIZZLE);
-  const uint64_t tap = static_cast<uint64_t>(size.n) * bytes, taps = problem.r * problem.s;
-  const TensorArray weights = {args.w,
-                               bytes,
-                               3,
-                               {static_cast<uint64_t>(size.n), taps, static_cast<uint64_t>(problem.k)},
-                               {bytes, tap, tap * taps}};
-  const TensorMap filters =
-      tiled_map(weights, {DgradPass<Tile>::B_LINE, 1, Tile::SLAB}, Memory::SlabB::SWIZZLE);
+  const TensorMap filters = tiled_map(taps_of_filters(problem, args.w, bytes),
+                                      {DgradPass<Tile>::B_LINE, 1, Tile::SLAB}, Memory::SlabB::SWIZZLE);
   CCONVNET_LAUNCH_90_WITH(LaunchOptions{Tile::CLUSTER}, (conv_dgrad_wgmma<Tile>),
                           persistent_blocks(grid, 3, Tile::CLUSTER), Tile::THREADS, sizeof(Memory), stream,
                           windows, filters, parameters);

@@ -201,7 +201,8 @@ const WgradTable& conv_wgrad_table() {
        fp32_row<32, 128, 8, 4, 8, 1>(), fp32_row<32, 32, 8, 4, 4, 1>(),
        // Problems that tensor cores do not support.
        bf16_row<64, 128, 8, 8, 8, 1>(), bf16_row<32, 32, 8, 4, 4, 1>()},
-      joined(joined(depthwise_wgrad_rows(), few_channels_wgrad_rows()), wgmma_wgrad_rows()));
+      joined(joined(joined(depthwise_wgrad_rows(), few_channels_wgrad_rows()), wgmma_wgrad_rows()),
+             halo_wgrad_rows()));
   return table;
 }
 

@@ -58,6 +58,7 @@ std::vector<std::string> rows_to_prove() {
   };
   add(wgmma_fprop_rows()), add(wgmma_dgrad_rows()), add(wgmma_wgrad_rows());
   add(fc_fprop_table().rows()), add(fc_dgrad_table().rows()), add(fc_wgrad_table().rows());
+  add(halo_fprop_rows()), add(halo_dgrad_rows()), add(halo_wgrad_rows());
   return names;
 }
 

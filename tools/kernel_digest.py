@@ -14,7 +14,14 @@ from pathlib import Path
 KERNELS = Path(__file__).resolve().parents[1] / "kernels"
 # The files with rows to prove. Their kernels, and those that finish a product behind them, are in these
 # files and in what they include.
-ROOTS = ("conv_wgmma.cu", "fc_cluster.cu", "fc_update.cu", "gemm/split_reduce.cu", "gemm/tensor_map.cu")
+ROOTS = (
+    "conv_halo.cu",
+    "conv_wgmma.cu",
+    "fc_cluster.cu",
+    "fc_update.cu",
+    "gemm/split_reduce.cu",
+    "gemm/tensor_map.cu",
+)
 # The emulator's part of a header is compiled for no GPU.
 LEFT_OUT = ("emulator/",)
 

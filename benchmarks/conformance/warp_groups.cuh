@@ -318,9 +318,9 @@ struct alignas(1024) ProductShared {
   unsigned char a[64 * 128], b[256 * 128];
 };
 
-// C[64, N] += A[64, K] * B[N, K] for K of 64 bytes, where A and B are in lines of LINE bytes along k, or across. Two
-// groups of products, of which the second is in flight when the first is waited for.
-template <class T, int N, bool A_ALONG_K, bool B_ALONG_K, int LINE>
+// C[64, N] += A[64, K] * B[N, K] for K of 64 bytes, where A and B are in lines of LINE bytes along k, or across, behind
+// FIRST others. Two groups of products, of which the second is in flight when the first is waited for.
+template <class T, int N, bool A_ALONG_K, bool B_ALONG_K, int LINE, int FIRST>
 __global__ void multiply(const T* a, const T* b, float* c) {
   constexpr int STEP = 32 / sizeof(T), K = 2 * STEP, ELEMENTS = LINE / sizeof(T);
   constexpr Swizzle SWIZZLE = LINE == 128  ? Swizzle::bytes_128
@@ -330,8 +330,8 @@ __global__ void multiply(const T* a, const T* b, float* c) {
   auto& shared = launch_shared_memory<ProductShared<T>>();
   // Where element (row, k) is: lines of neighbours, in pieces of all rows or all k.
   const auto place = [](bool along_k, int rows, int row, int k) {
-    const int along = along_k ? k : row, across = along_k ? row : k, lines = along_k ? rows : K;
-    const uint32_t byte = (along / ELEMENTS * lines + across) * LINE + along % ELEMENTS * sizeof(T);
+    const int along = along_k ? k : row, across = along_k ? row : k, lines = (along_k ? rows : K) + FIRST;
+    const uint32_t byte = (along / ELEMENTS * lines + FIRST + across) * LINE + along % ELEMENTS * sizeof(T);
     // As Swizzle in tensor_map.h describes it.
     return byte ^ ((byte >> 7 & ((1u << static_cast<int>(SWIZZLE)) - 1)) << 4);
   };
@@ -343,13 +343,15 @@ __global__ void multiply(const T* a, const T* b, float* c) {
   }
   ptx::meet<128>(1);
   const auto factor = [](const unsigned char* from, bool along_k, int rows) {
-    const uint32_t lines = along_k ? rows : K;
+    const uint32_t lines = (along_k ? rows : K) + FIRST;
     // Without a swizzle, chunks of 8 lines follow each other; the rest is as far as the next piece.
     const bool crossed = SWIZZLE == Swizzle::none && !along_k;
-    return ptx::factor<SWIZZLE>(from, crossed ? lines * LINE : 8 * LINE, crossed ? 8 * LINE : lines * LINE);
+    return ptx::factor<SWIZZLE>(from + FIRST * LINE, crossed ? lines * LINE : 8 * LINE,
+                                crossed ? 8 * LINE : lines * LINE);
   };
   const auto bytes_to = [](bool along_k, int rows, int k) {
-    return along_k ? k / ELEMENTS * rows * LINE + k % ELEMENTS * static_cast<int>(sizeof(T)) : k * LINE;
+    return along_k ? k / ELEMENTS * (rows + FIRST) * LINE + k % ELEMENTS * static_cast<int>(sizeof(T))
+                   : k * LINE;
   };
   const auto output = [](int i) {
     const int row = threadIdx.x / 32 * 16 + threadIdx.x % 32 / 4 + i / 2 % 2 * 8;
@@ -373,7 +375,7 @@ __global__ void multiply(const T* a, const T* b, float* c) {
 }
 
 // Of factors that `value` draws, as floats that T represents.
-template <class T, int N, bool A_ALONG_K, bool B_ALONG_K, int LINE, class Value>
+template <class T, int N, bool A_ALONG_K, bool B_ALONG_K, int LINE, int FIRST, class Value>
 Words of_warp_group_products(uint64_t seed, Value value) {
   constexpr int K = 64 / sizeof(T);
   Draw draw(seed);
@@ -389,14 +391,14 @@ Words of_warp_group_products(uint64_t seed, Value value) {
   Words sums(64 * N);
   for (uint32_t& word : sums) word = bits_of(value(draw));
   const DeviceWords a(of_a), b(of_b), c(sums);
-  CCONVNET_LAUNCH_90((multiply<T, N, A_ALONG_K, B_ALONG_K, LINE>), 1, 128, sizeof(ProductShared<T>), nullptr,
-                     a.at<const T>(), b.at<const T>(), c.at<float>());
+  CCONVNET_LAUNCH_90((multiply<T, N, A_ALONG_K, B_ALONG_K, LINE, FIRST>), 1, 128, sizeof(ProductShared<T>),
+                     nullptr, a.at<const T>(), b.at<const T>(), c.at<float>());
   return canonical(c.host());
 }
 
-template <class T, int N, bool A_ALONG_K, bool B_ALONG_K, int LINE>
+template <class T, int N, bool A_ALONG_K, bool B_ALONG_K, int LINE, int FIRST = 0>
 Words exact_warp_group_products() {
-  return of_warp_group_products<T, N, A_ALONG_K, B_ALONG_K, LINE>(
+  return of_warp_group_products<T, N, A_ALONG_K, B_ALONG_K, LINE, FIRST>(
       21, [](Draw& draw) { return static_cast<float>(draw.integer(-255, 255)); });
 }
 
@@ -414,9 +416,18 @@ Words exact_products_across_k() {
   return words;
 }
 
+// Without a swizzle factors begin at any line.
+template <int FIRST>
+Words exact_products_behind_lines() {
+  Words words = exact_warp_group_products<bfloat16, 64, true, true, 16, FIRST>();
+  append(words, exact_warp_group_products<bfloat16, 64, false, false, 16, FIRST>());
+  return words;
+}
+
 // Every number of columns, with both factors along k and across, in the longest lines that hold whole columns.
 Words exact_products_of_all_columns() {
   Words words = exact_warp_group_products<bfloat16, 32, true, true, 128>();
+  append(words, exact_warp_group_products<bfloat16, 48, true, false, 32>());
   append(words, exact_warp_group_products<bfloat16, 96, true, true, 32>());
   append(words, exact_warp_group_products<bfloat16, 128, true, true, 128>());
   append(words, exact_warp_group_products<bfloat16, 192, true, true, 128>());
@@ -434,7 +445,7 @@ Words exact_products_of_all_columns() {
 template <class T>
 Words real_warp_group_products() {
   const uint32_t kept = sizeof(T) == 2 ? 0xffff0000 : 0xffffe000;
-  return of_warp_group_products<T, 64, true, true, 64>(
+  return of_warp_group_products<T, 64, true, true, 64, 0>(
       22, [kept](Draw& draw) { return float_of(bits_of(draw.real()) & kept); });
 }
 

@@ -100,17 +100,17 @@ class Facts:
         return any("ACQBULK" in part.code for part in self.parts)
 
     def inside(self, instruction: str, *, innermost: bool) -> set[int]:
-        """Return the parts with an instruction, and those inside them.
+        """Return the loops around an instruction, and the parts inside them.
 
         Args:
             instruction: How its kind begins.
-            innermost: If false, the outermost parts around them but the whole kernel count in their place.
+            innermost: The innermost loops; else the outermost parts but the whole kernel.
         """
         found: set[int] = set()
         for number, part in enumerate(self.parts):
             if any(kind.startswith(instruction) for kind in part.code):
                 place = number
-                while not innermost and (outer := self.parts[place].parent):
+                while (outer := self.parts[place].parent) and not (innermost and self.parts[place].repeats):
                     place = outer
                 found.add(place)
         for number, part in enumerate(self.parts):

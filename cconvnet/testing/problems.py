@@ -134,6 +134,13 @@ WARP_GROUPS = {
     # Sums end within a step, and within a stage.
     "groups_of_48": ConvProblem(1, 7, 8, 96, 96, 3, 3, padding=(1, 1), groups=2),
     "groups_of_16": ConvProblem(2, 6, 5, 64, 64, 3, 1, padding=(1, 0), groups=4),
+    # Several slabs of channels for the taps that share pixels, and a tile that begins within an image.
+    "slabs": ConvProblem(3, 9, 8, 192, 72, 3, 3, padding=(1, 1)),
+    "slabs_back": ConvProblem(3, 9, 8, 72, 192, 3, 3, padding=(1, 1)),
+    # As a first layer over blocks: the last windows read zeros behind the image.
+    "padded_behind": ConvProblem(2, 8, 7, 48, 96, 3, 3, outputs=(7, 6)),
+    "odd_filters": ConvProblem(1, 5, 6, 64, 67, 3, 3, padding=(1, 1)),
+    "groups_of_48_back": ConvProblem(1, 7, 8, 96, 128, 5, 5, padding=(2, 2), groups=2),
     # Taps behind the last would be further away than the copy engine can say.
     "dilated_far": ConvProblem(1, 120, 2, 16, 16, 2, 1, dilation=(100, 1)),
     # Eight tiles and more of two steps.
@@ -188,9 +195,9 @@ FC_WARP_GROUPS = {
     "boxes": FcProblem(130, 264, 136),
     "part_of_a_box": FcProblem(7, 8, 24),
     "one_image": FcProblem(1, 72, 40),
-    # Two tiles, of four splits and of three.
-    "split": FcProblem(3, 1024, 136),
-    "split_back": FcProblem(5, 136, 1000),
+    # Two tiles, of four splits and of three, with rows for each block of a cluster.
+    "split": FcProblem(40, 1024, 136),
+    "split_back": FcProblem(37, 136, 1000),
     "split_batch": FcProblem(776, 16, 64),
 }
 

@@ -59,6 +59,7 @@ __device__ __forceinline__ uint64_t advanced(uint64_t factor, uint32_t bytes) {
 #ifdef __CUDACC__
 
 #define CCONVNET_NAMES_16 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15"
+#define CCONVNET_NAMES_24 CCONVNET_NAMES_16 ", %16, %17, %18, %19, %20, %21, %22, %23"
 #define CCONVNET_NAMES_32 \
   CCONVNET_NAMES_16 ", %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
 #define CCONVNET_NAMES_48 \
@@ -77,6 +78,7 @@ __device__ __forceinline__ uint64_t advanced(uint64_t factor, uint32_t bytes) {
 #define CCONVNET_SUMS_16_FROM(i) \
   CCONVNET_SUMS_4(i), CCONVNET_SUMS_4(i + 4), CCONVNET_SUMS_4(i + 8), CCONVNET_SUMS_4(i + 12)
 #define CCONVNET_SUMS_16 CCONVNET_SUMS_16_FROM(0)
+#define CCONVNET_SUMS_24 CCONVNET_SUMS_16, CCONVNET_SUMS_4(16), CCONVNET_SUMS_4(20)
 #define CCONVNET_SUMS_32 CCONVNET_SUMS_16, CCONVNET_SUMS_16_FROM(16)
 #define CCONVNET_SUMS_48 CCONVNET_SUMS_32, CCONVNET_SUMS_16_FROM(32)
 #define CCONVNET_SUMS_64 CCONVNET_SUMS_48, CCONVNET_SUMS_16_FROM(48)
@@ -101,10 +103,12 @@ __device__ __forceinline__ uint64_t advanced(uint64_t factor, uint32_t bytes) {
 
 template <int N, class T, bool A_ALONG_K, bool B_ALONG_K>
 __device__ __forceinline__ void product_instruction(float (&c)[N / 2], uint64_t a, uint64_t b) {
-  static_assert(N == 32 || N == 64 || N == 96 || N == 128 || N == 192 || N == 256, "as written out here");
+  static_assert(N == 32 || N == 48 || N == 64 || N == 96 || N == 128 || N == 192 || N == 256,
+                "as written out here");
   static_assert(sizeof(T) == 2 || (A_ALONG_K && B_ALONG_K), "floats lie along k");
 
   CCONVNET_COLUMNS(32, 16, "%16", "%17", "%18", "%19")
+  CCONVNET_COLUMNS(48, 24, "%24", "%25", "%26", "%27")
   CCONVNET_COLUMNS(64, 32, "%32", "%33", "%34", "%35")
   CCONVNET_COLUMNS(96, 48, "%48", "%49", "%50", "%51")
   CCONVNET_COLUMNS(128, 64, "%64", "%65", "%66", "%67")
@@ -117,6 +121,8 @@ __device__ __forceinline__ void product_instruction(float (&c)[N / 2], uint64_t 
 #undef CCONVNET_SUMS_16_FROM
 #undef CCONVNET_SUMS_16
 #undef CCONVNET_NAMES_16
+#undef CCONVNET_SUMS_24
+#undef CCONVNET_NAMES_24
 #undef CCONVNET_SUMS_32
 #undef CCONVNET_NAMES_32
 #undef CCONVNET_SUMS_48

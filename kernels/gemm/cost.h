@@ -85,15 +85,18 @@ inline int64_t blocks_cycles(const TileCost& tile, int64_t blocks, int64_t steps
   return blocks / wave * together(tile.resident) + (rest > 0 ? together(ceil_div(rest, places)) : 0);
 }
 
+// Returns the cycles that the splits' copies of the output take: each is written and read.
+inline int64_t copies_cycles(const GemmSize& size, int64_t splits) {
+  if (splits == 1) return 0;
+  const int64_t copies = 2 * splits * size.m * size.n * size.batches * int64_t{sizeof(float)};
+  return kLaunch + copies / kMemoryBytes;
+}
+
 // Returns the cycles of a product that is divided into `splits` along k, with the sum of the splits.
 inline int64_t product_cycles(const TileCost& tile, const GemmSize& size, int64_t splits) {
   const int64_t steps = ceil_div(std::min<int64_t>(split_length(size, splits), size.k), tile.block_k);
   const int64_t written = tile.block_m * tile.block_n * int64_t{sizeof(float)} / tile.cluster;
-  const int64_t product = blocks_cycles(tile, tiles(tile, size) * splits, steps, written);
-  if (splits == 1) return product;
-  // Each split's copy of the output is written and read.
-  const int64_t copies = 2 * splits * size.m * size.n * size.batches * int64_t{sizeof(float)};
-  return product + kLaunch + copies / kMemoryBytes;
+  return blocks_cycles(tile, tiles(tile, size) * splits, steps, written) + copies_cycles(size, splits);
 }
 
 // Instructions are counted in the code of nvcc 13.0 for sm_90a; mma.sync is 63% of the peak.
@@ -135,6 +138,28 @@ constexpr TileCost wgmma_cost(int64_t block_m, int64_t block_n, int64_t block_k,
   const int64_t products = block_m * block_n * block_k / (element == 2 ? 1945 : 972);
   const int64_t busiest = std::max(products, bytes / kCacheBytes) * 100 / kBusyPercent;
   return {cluster_m, cluster_n, block_k, 1, busiest, 0, cluster_m * cluster_n / (block_m * block_n)};
+}
+
+// A tile whose taps share `pixels` pixels (halo_tile.cuh), and a step of one tap of a slab of channels. The copy engine
+// gathers 16 bytes of a pixel at a time, half of what the cache reads for it. The tensor cores read their factors from
+// shared memory, where the copies arrive too.
+constexpr TileCost halo_cost(int64_t block_m, int64_t block_n, int64_t slab, int64_t pixels, int64_t taps) {
+  const int64_t products = block_m * block_n * slab / 1945;
+  const int64_t copies = ceil_div(pixels * slab * 2, taps), filters = block_n * slab * 2;
+  const int64_t banks = (block_m / 64 * (64 + block_n) * slab * 2 + copies + filters) / kBankBytes;
+  const int64_t busiest = std::max({products, banks, (2 * copies + filters) / kCacheBytes});
+  return {block_m, block_n, slab, 1, busiest * 100 / kBusyPercent, 0};
+}
+
+// The same of a gradient by filters (halo_wgrad_tile.cuh), and a step of 64 pixels.
+constexpr TileCost halo_wgrad_cost(int64_t filters, int64_t channels, int64_t columns, int64_t taps,
+                                   int64_t pixels) {
+  const int64_t products = filters * channels * taps * 64 / 1945;
+  const int64_t gradients = filters * 64 * 2, copies = pixels * channels * 2,
+                factors = 4 * taps * (64 + columns) * 32;
+  const int64_t banks = (2 * factors + gradients + copies) / kBankBytes;
+  const int64_t busiest = std::max({products, banks, (gradients + 2 * copies) / kCacheBytes});
+  return {filters, channels, 64, 1, busiest * 100 / kBusyPercent, 0};
 }
 
 // Returns the cycles of blocks that multiply patches (gemm/patch.cuh). Each executes `loads` instructions of

@@ -174,6 +174,7 @@ struct PlainOutput {
   bool vectors;
 
   __device__ __forceinline__ const PlainOutput& writer() const { return *this; }
+  __device__ __forceinline__ const PlainOutput& straight() const { return *this; }
 
   template <int WIDTH>
   __device__ __forceinline__ Nothing columns(uint32_t) const {
@@ -214,6 +215,34 @@ class EpilogueOutput {
   }
 
   __device__ __forceinline__ const EpilogueOutput& writer() const { return *this; }
+
+  // Without dropout, and without branches: sums are never -0, so adding a bias of 0 changes nothing.
+  struct Straight {
+    T* y;
+    const float* bias;
+    bool relu;
+
+    template <int WIDTH>
+    __device__ __forceinline__ Vector<WIDTH> columns(uint32_t channel) const {
+      return bias ? load<WIDTH>(bias + channel) : zeros<WIDTH>();
+    }
+    template <int WIDTH>
+    __device__ __forceinline__ Nothing read(uint32_t) const {
+      return {};
+    }
+    template <int WIDTH>
+    __device__ __forceinline__ void write(uint32_t i, const Vector<WIDTH>& biases, Nothing,
+                                          Vector<WIDTH> sums) const {
+#pragma unroll
+      for (int j = 0; j < WIDTH; ++j) {
+        const float sum = sums.lane[j] + biases.lane[j];
+        sums.lane[j] = relu && sum <= 0.0f ? 0.0f : sum;
+      }
+      store(y + i, sums);
+    }
+  };
+  __device__ __forceinline__ bool is_straight() const { return vectors && !drops_; }
+  __device__ __forceinline__ Straight straight() const { return {y_, bias_, relu_}; }
 
   // The biases.
   template <int WIDTH>
@@ -291,6 +320,8 @@ class InputGradientOutput {
         scale_(epilogue.scale) {}
 
   __device__ __forceinline__ const InputGradientOutput& writer() const { return *this; }
+  __device__ __forceinline__ bool is_straight() const { return vectors; }
+  __device__ __forceinline__ const InputGradientOutput& straight() const { return *this; }
 
   // The values as they are, written elsewhere.
   __device__ __forceinline__ InputGradientOutput plain(T* to) const {

@@ -220,6 +220,11 @@ std::vector<WgradTable::Row> wgmma_wgrad_rows();
 std::vector<FpropTable::Row> fc_cluster_fprop_rows();
 std::vector<DgradTable::Row> fc_cluster_dgrad_rows();
 
+// The rows of products of warp groups whose taps share pixels, in conv_halo.cu.
+std::vector<FpropTable::Row> halo_fprop_rows();
+std::vector<DgradTable::Row> halo_dgrad_rows();
+std::vector<WgradTable::Row> halo_wgrad_rows();
+
 // The rows of FC layers that stream the weights which they update, in fc_update.cu.
 std::vector<WgradTable::Row> fc_update_rows();
 

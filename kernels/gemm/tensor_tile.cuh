@@ -358,7 +358,7 @@ class TensorShare {
   static constexpr int SPAN = Tile::WARP_N & -Tile::WARP_N;
   static constexpr int LANES = SPAN / kGroup, ROWS_AT_ONCE = 32 / LANES;
   static constexpr int ROWS = Tile::WARP_M / ROWS_AT_ONCE, GROUPS = Tile::WARP_N / SPAN;
-  static constexpr int AHEAD = GROUPS == 1 ? 8 : 2, UNROLLED = 1;
+  static constexpr int AHEAD = GROUPS > 1 ? 2 : ROWS < 8 ? ROWS : 8, UNROLLED = 1;
   static constexpr bool REDUCES = true;
   static constexpr int MY_SUM_ROWS = kSumRows / ROWS_AT_ONCE, STRANDS = kSumStrands / ROWS_AT_ONCE;
   static constexpr int ROW_LANES = LANES;

@@ -83,11 +83,12 @@ struct WgmmaEpilogue {
   static constexpr int PARTS = Tile::BLOCK_N / WARP_N;
 };
 
-// No warp has all the rows of a group, so nothing is reduced here.
-template <class Tile>
-struct WgmmaShare : TensorShare<WgmmaEpilogue<Tile>> {
+// No warp has all the rows of a group, so nothing is reduced here. Registers limit the rows that are read ahead.
+template <class Epilogue, int MOST_AHEAD = 4>
+struct WgmmaShare : TensorShare<Epilogue> {
   static constexpr bool REDUCES = false;
-  using TensorShare<WgmmaEpilogue<Tile>>::TensorShare;
+  static constexpr int AHEAD = std::min(MOST_AHEAD, TensorShare<Epilogue>::AHEAD);
+  using TensorShare<Epilogue>::TensorShare;
 };
 
 // Where the rows and k of an operand's slab are in shared memory.
@@ -255,35 +256,48 @@ __device__ __forceinline__ void multiply_steps(Memory& memory, int count, WgmmaT
   if (count > 0) release<Tile>(memory, before);
 }
 
-template <class Tile, class Pass, class Store>
-__device__ __forceinline__ void multiply_tiles(WgmmaMemory<Tile, Pass>& memory, const GemmGrid& grid,
-                                               int gemm_k, const Store& store) {
+// Passes a tile's sums, part by part, to store(product, block).
+template <class Tile, class Store>
+__device__ __forceinline__ void store_sums(TensorResult<WgmmaEpilogue<Tile>>& result,
+                                           const float (&sums)[Tile::PRODUCTS_M][Tile::BLOCK_N / 2],
+                                           const GemmBlock& block, const Store& store) {
   using Epilogue = WgmmaEpilogue<Tile>;
   const int lane = threadIdx.x % 32;
-  float sums[Tile::PRODUCTS_M][Tile::BLOCK_N / 2];
-  WgmmaTurn<Tile::STAGES> turn;
-  for (uint32_t number = blockIdx.x; number / Tile::CLUSTER < grid.count(); number += gridDim.x) {
-    const GemmBlock block = tile_of<Tile>(grid, number);
-    multiply_steps<Tile, Pass>(memory, block.steps<Tile>(gemm_k, grid.splits).count, turn, sums);
+  float* const to = result.sums[threadIdx.x / 32];
+  // The registers of a part are known to the compiler, what is done with them is written once.
+#pragma unroll 1
+  for (int number = 0; number < Tile::PRODUCTS_M * Epilogue::PARTS; ++number) {
+    // What the warp wrote there before has been read.
+    __syncwarp();
 #pragma unroll
     for (int i = 0; i < Tile::PRODUCTS_M; ++i) {
 #pragma unroll
       for (int part = 0; part < Epilogue::PARTS; ++part) {
-        // What the warp wrote there before has been read.
-        __syncwarp();
-        float* const to = memory.result.sums[threadIdx.x / 32];
+        if (number != i * Epilogue::PARTS + part) continue;
 #pragma unroll
         for (int j = 0; j < Epilogue::WARP_N / 4; ++j) {
           const int row = lane / 4 + j % 2 * 8, column = j / 2 * 8 + lane % 4 * 2;
           const float* const pair = sums[i] + part * (Epilogue::WARP_N / 2) + 2 * j;
           cconvnet::store(to + TensorResult<Epilogue>::place_of(row, column), Vector<2>{{pair[0], pair[1]}});
         }
-        GemmBlock of = block;
-        of.m += i * Tile::GROUPS * 64;
-        of.n += part * Epilogue::WARP_N;
-        store(WgmmaShare<Tile>(memory.result), of);
       }
     }
+    GemmBlock of = block;
+    of.m += number / Epilogue::PARTS * (Tile::GROUPS * 64);
+    of.n += number % Epilogue::PARTS * Epilogue::WARP_N;
+    store(WgmmaShare<Epilogue>(result), of);
+  }
+}
+
+template <class Tile, class Pass, class Store>
+__device__ __forceinline__ void multiply_tiles(WgmmaMemory<Tile, Pass>& memory, const GemmGrid& grid,
+                                               int gemm_k, const Store& store) {
+  float sums[Tile::PRODUCTS_M][Tile::BLOCK_N / 2];
+  WgmmaTurn<Tile::STAGES> turn;
+  for (uint32_t number = blockIdx.x; number / Tile::CLUSTER < grid.count(); number += gridDim.x) {
+    const GemmBlock block = tile_of<Tile>(grid, number);
+    multiply_steps<Tile, Pass>(memory, block.steps<Tile>(gemm_k, grid.splits).count, turn, sums);
+    store_sums<Tile>(memory.result, sums, block, store);
   }
 }
 
@@ -298,12 +312,30 @@ __device__ __forceinline__ void meet_cluster() {
   }
 }
 
-// By one thread, before the block's __syncthreads(), or the barrier of its cluster.
+// A ring's barriers: the copying lane arrives at one, so many multiplying warps at the other. By one thread, before the
+// block's __syncthreads(), or the barrier of its cluster.
+template <int STAGES>
+__device__ __forceinline__ void init_ring(ptx::Barrier (&full)[STAGES], ptx::Barrier (&empty)[STAGES],
+                                          int warps) {
+  for (int stage = 0; stage < STAGES; ++stage) {
+    ptx::init_barrier(full[stage], 1);
+    ptx::init_barrier(empty[stage], warps);
+  }
+}
 template <class Tile, class Memory>
 __device__ __forceinline__ void init_stages(Memory& memory) {
-  for (int stage = 0; stage < Tile::STAGES; ++stage) {
-    ptx::init_barrier(memory.full[stage], 1);
-    ptx::init_barrier(memory.empty[stage], Tile::CLUSTER * Tile::GROUPS * 4);
+  init_ring(memory.full, memory.empty, Tile::CLUSTER * Tile::GROUPS * 4);
+}
+
+// Divides a block: a lane of the last group calls copy(), the threads of the others multiply().
+template <class Tile, class Copy, class Multiply>
+__device__ __forceinline__ void divide_roles(const Copy& copy, const Multiply& multiply) {
+  if (threadIdx.x >= Tile::GROUPS * kWarpGroup) {
+    ptx::give_registers<Tile::COPYING>();
+    if (threadIdx.x / 32 == Tile::GROUPS * 4 && ptx::is_elected()) copy();
+  } else {
+    ptx::take_registers<Tile::MULTIPLYING>();
+    multiply();
   }
 }
 
@@ -314,15 +346,8 @@ __device__ __forceinline__ void multiply_wgmma_tiles(const Pass& pass, const Gem
   auto& memory = launch_shared_memory<WgmmaMemory<Tile, Pass>>();
   if (threadIdx.x == 0) init_stages<Tile>(memory);
   meet_cluster<Tile>();
-  if (threadIdx.x >= Tile::GROUPS * kWarpGroup) {
-    ptx::give_registers<Tile::COPYING>();
-    if (threadIdx.x / 32 == Tile::GROUPS * 4 && ptx::is_elected()) {
-      copy_tiles<Tile>(memory, pass, grid, gemm_k);
-    }
-  } else {
-    ptx::take_registers<Tile::MULTIPLYING>();
-    multiply_tiles<Tile>(memory, grid, gemm_k, store);
-  }
+  divide_roles<Tile>([&] { copy_tiles<Tile>(memory, pass, grid, gemm_k); },
+                     [&] { multiply_tiles<Tile>(memory, grid, gemm_k, store); });
   // The other block's warps still arrive at this one's barriers.
   if constexpr (Tile::PAIRED) meet_cluster<Tile>();
 }

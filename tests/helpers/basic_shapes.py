@@ -47,6 +47,7 @@ from cconvnet.testing.problems import (
 
 _WHOLE_LINES = ConvProblem(1, 6, 7, 64, 64, 3, 3, padding=(1, 1))  # of channels, which warp groups want
 _SPLIT = [FC_WARP_GROUPS["split"], FC_WARP_GROUPS["split_back"]]  # for the rows of clusters alone
+_GROUPS_OF_48 = ConvProblem(1, 6, 7, 96, 128, 3, 3, padding=(1, 1), groups=2)
 _DEPTHWISE = [DEPTHWISE[name] for name in ("3x3", "5x5_strided", "dilated", "scalar")]
 # By an operation's name or its first word. Of each, one that fills blocks and one that leaves threads over.
 _PROBLEMS: dict[str, list[Any]] = {
@@ -56,6 +57,7 @@ _PROBLEMS: dict[str, list[Any]] = {
         CONV["unequal_and_dilated"],
         CONV["rgb"],
         _WHOLE_LINES,
+        _GROUPS_OF_48,
         *_DEPTHWISE,
     ],
     "local": [LOCAL["plain"], LOCAL["tail"]],

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from cconvnet._problem import ConvProblem
 from cconvnet.devices import Device, get_device
 from cconvnet.operations import workspace_size
 from cconvnet.testing import compare, reference
@@ -38,7 +39,7 @@ def cases() -> Iterator[tuple[str, str]]:
             yield "conv_fprop", name
         if filters % 16 == 0 and of.stride_h == of.stride_w == 1:
             yield "conv_dgrad", name
-        if channels % 16 == 0:
+        if channels % 16 == 0 and of.k % 8 == 0:
             yield "conv_wgrad", name
 
 
@@ -101,12 +102,44 @@ def test_what_goes_along(device: Device, operation: str, name: str) -> None:
 def test_every_row_meets_all_that_is_hard(operation: str) -> None:
     device = get_device("emulator:0")
     met = {name: rows(operation, name, device) for of, name in cases() if of == operation}
+    met = {name: [row for row in found if "_halo_" not in row] for name, found in met.items()}
     every = set(met["1x1"])
     short = {row for row in every if "_slabs_of_16" in row or "_lines_of_16" in row}
     assert len(every) == {"conv_fprop": 12, "conv_dgrad": 9, "conv_wgrad": 9}[operation]
+    assert not met.pop("padded_behind")  # where the copy engine has no windows, only a stream
     for name, found in met.items():
         of = PROBLEMS[name]
         lines = of.k // of.groups if operation == "conv_dgrad" else of.c // of.groups
         assert set(found) == (short if lines % 64 else every), name
     split = {"conv_fprop": "split", "conv_dgrad": "split_back", "conv_wgrad": "split_pixels"}[operation]
     assert workspace_size(device.module, operation, PROBLEMS[split]) > 0
+
+
+# Where taps share pixels: the rows for lines of 64, 48 and 32 channels, and what they are tried with.
+HALO = {
+    "conv_fprop": {"padded": 6, "dilated": 6, "groups_of_64": 6, "groups_of_48": 2, "padded_behind": 2,
+                   "many_tiles": 6, "slabs": 8},
+    "conv_dgrad": {"padded": 7, "dilated": 7, "groups_of_64": 7, "many_tiles_back": 7, "slabs_back": 7,
+                   "groups_of_48_back": 7},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("operation", HALO)
+def test_every_row_that_shares_pixels_meets_all_that_is_hard(operation: str) -> None:
+    device = get_device("emulator:0")
+    for name, count in HALO[operation].items():
+        assert sum("_halo_" in row for row in rows(operation, name, device)) == count, name
+
+
+@pytest.mark.parametrize("operation", HALO)
+def test_pixels_are_shared_only_where_one_stream_has_all_windows(operation: str) -> None:
+    device = get_device("emulator:0")
+    unlike = {
+        "strided": ConvProblem(2, 9, 9, 64, 64, 3, 3, stride=(2, 1), padding=(1, 1)),
+        "1x1": ConvProblem(2, 9, 9, 64, 64, 1, 1),
+        "wider than the filter": ConvProblem(2, 9, 9, 64, 64, 3, 3, padding=(3, 3)),
+        "far taps": ConvProblem(1, 9, 400, 64, 64, 3, 3, padding=(1, 1)),
+    }
+    for name, of in unlike.items():
+        found = own_impls(operation, with_precision(of, "bf16"), device)
+        assert not any("_halo_" in str(row) for row in found), name

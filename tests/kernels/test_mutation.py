@@ -59,6 +59,7 @@ TESTS: dict[str, list[str]] = {
     "fc_cluster.cu": ["test_fc_wgmma.py"],
     "fc_update.cu": ["test_fc_wgmma.py"],
     "gemm/split_reduce.cu": ["test_conv.py"],
+    "conv_halo.cu": ["test_conv_wgmma.py"],
     "gemm/tensor_map.cu": ["test_conv_wgmma.py"],
     "lrn.cu": ["test_lrn.py", EXTREMES],
     "lrn_maxpool.cu": [

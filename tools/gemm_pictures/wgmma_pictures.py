@@ -86,6 +86,51 @@ def windows(path: Path, found: WgmmaLayout) -> None:
         lines.text(0, 1.1, "shared memory: a line of channels for each window", fontsize=8.5, color=FAINT)
 
 
+def stream(path: Path) -> None:
+    """Draw the stream of padded images, and what two taps of a tile read of it."""
+    pitch, images, first, windows = SIDE + 1, 2, 8, 16
+    r, s = 1, 2
+    shift = r * pitch + s
+    last = first + windows + 2 * pitch + 2  # behind the last pixel that a tap reads
+    with drawn(
+        path, 10.5, 4.2, "Padded images as one stream",
+        f"Two images of 4 x 4, filters of 3 x 3: windows {first} to {first + windows - 1}, "
+        f"and their pixels at tap r = {r}, s = {s}, {shift} further on",
+    ) as page:  # fmt: skip
+        places, plane = page.subplots(1, 2, gridspec_kw={"width_ratios": [7, 20]})
+        bare(places, pitch + 1, images * pitch + 1)
+        for u in range(images * pitch * pitch):
+            row, column = divmod(u, pitch)
+            inside = row % pitch and column
+            read = first + shift <= u < first + shift + windows
+            color = (ORANGE if inside else "#c9ced4") if read else PALE[BLUE] if inside else EMPTY
+            box(places, column, row + 0.6, 1, 1, color)
+            places.text(
+                column + 0.5, row + 1.1, f"{u}", ha="center", va="center", fontsize=7,
+                color="white" if read else FAINT,
+            )  # fmt: skip
+        places.text(0, 0.3, "padding above and on the left", fontsize=8.5, color=FAINT)
+        bare(plane, 20, images * pitch + 1)
+        for u in range(first, last):
+            y, x = divmod(u - first, 10)
+            read = first + shift <= u < first + shift + windows
+            inside = u // pitch % pitch and u % pitch
+            color = (ORANGE if inside else "#c9ced4") if read else PALE[BLUE] if inside else EMPTY
+            box(plane, 2 * x, y * 2 + 0.9, 1.9, 1.2, color)
+            plane.text(
+                2 * x + 0.95, y * 2 + 1.5, f"{u}", ha="center", va="center", fontsize=7.5,
+                color="white" if read else FAINT,
+            )  # fmt: skip
+        plane.text(
+            0, 0.5, "a plane of shared memory: 8 channels, 16 bytes, of each pixel; one copy for all taps",
+            fontsize=8.5, color=FAINT,
+        )  # fmt: skip
+        plane.text(
+            0, 7.4, "orange: rows of A at this tap; grey: those that read padding, as zeros",
+            fontsize=8.5, color=FAINT,
+        )  # fmt: skip
+
+
 def swizzles(path: Path, found: WgmmaLayout) -> None:
     """Draw where the copy engine puts chunks, for each length of line."""
     with drawn(
@@ -197,6 +242,7 @@ def draw(folder: Path, scratch: Path) -> None:
     """Draw every picture into a folder."""
     found = read(scratch)
     windows(folder / "wgmma-windows.png", found)
+    stream(folder / "wgmma-stream.png")
     swizzles(folder / "wgmma-swizzle.png", found)
     sums(folder / "wgmma-sums.png", found)
     ring(folder / "wgmma-ring.png", found)
