@@ -111,7 +111,7 @@ PROMISES = (
     Promise("launch bounds", "", lambda kernel: kernel.threads is not None),
     Promise(
         "products by tensor cores",
-        "(Tensor|FewChannels|Wgmma)Tile<",
+        "(Tensor|FewChannels|Wgmma|Halo|HaloWgrad)Tile<",
         lambda kernel: _has(kernel.hot_loop, *TENSOR),
     ),
     Promise(
@@ -126,7 +126,7 @@ PROMISES = (
     ),
     Promise(
         "strict fp32: no tensor-core instruction",
-        r"^(?!.*(Tensor|FewChannels|Wgmma)Tile<)",
+        r"^(?!.*(Tensor|FewChannels|Wgmma|Halo|HaloWgrad)Tile<)",
         lambda kernel: not _has(kernel.counts, *TENSOR),
     ),
     Promise(

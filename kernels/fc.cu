@@ -16,8 +16,9 @@ Table fc_table(const std::string& pass, const Table& convolution,
   for (typename Table::Row row : convolution.rows()) {
     for (const auto& [kind, short_kind] : {std::pair{"_implicit_gemm_", "_gemm_"}, {"_wgmma_", "_wgmma_"}}) {
       const std::string begin = theirs + kind;
-      // The weights come from memory, so pairs of blocks would gain nothing.
-      if (row.name.rfind(begin, 0) != 0 || row.name.find("_pairs_") != std::string::npos) continue;
+      const auto has = [&](const char* word) { return row.name.find(word) != std::string::npos; };
+      // The weights come from memory, so pairs of blocks would gain nothing; nor are there taps that share pixels.
+      if (row.name.rfind(begin, 0) != 0 || has("_pairs_") || has("_halo_")) continue;
       row.name.replace(0, begin.size(), ours + short_kind);
       rows.push_back(row);
       break;

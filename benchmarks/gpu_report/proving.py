@@ -44,6 +44,7 @@ PROBLEMS: dict[str, dict[str, Any]] = {
         "proof filters_of_slabs": ConvProblem(2, 8, 7, 72, 128, 3, 2, padding=(1, 0)),
         "proof groups": ConvProblem(2, 7, 9, 128, 256, 3, 3, padding=(1, 1), groups=2),
         "proof short_slabs": ConvProblem(2, 9, 9, 96, 160, 5, 5, padding=(2, 2), groups=2),
+        "proof slabs_of_48": ConvProblem(3, 8, 9, 96, 136, 3, 3, padding=(1, 1)),
         "proof 1x1": ConvProblem(3, 7, 7, 256, 320, 1, 1),
         "proof dilated": ConvProblem(2, 11, 10, 64, 64, 3, 3, padding=(2, 2), dilation=(2, 2)),
     },

@@ -213,8 +213,8 @@ def test_warp_groups_are_ranked_as_the_profile_predicts(
 ) -> None:
     problem = problem_of(name, "bf16")
     rows = open_rows[name, operation]
-    # The splits of clusters have no workspace that would tell their number.
-    ranked = [row for row in rows if "_wgmma_" in row and "_cluster_" not in row]
+    # The splits of clusters have no workspace that would tell their number. Taps that share pixels copy less.
+    ranked = [row for row in rows if "_wgmma_" in row and "_cluster_" not in row and "_halo_" not in row]
     assert len(ranked) >= 2
     cycles = [cycles_of(row, operation, problem) for row in ranked]
     # Integers are rounded in the one, and nothing in the other.
