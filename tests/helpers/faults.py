@@ -148,13 +148,6 @@ FAULTS = [
         ("const int channel = slab * Tile::SLAB;", "slab * Tile::SLAB", "0"),
         ("channel + plane * kPlane);", "plane * kPlane", "0"),
         ("channel + piece * Tile::LINE, tap);", "piece * Tile::LINE", "0"),
-        # The windows that are none.
-        ("if (row >= shape.rows || column >= shape.columns) return kOutside;", "row >= shape.rows", "false"),
-        (
-            "if (row >= shape.rows || column >= shape.columns) return kOutside;",
-            "column >= shape.columns",
-            "false",
-        ),
     ),
     *_faults(
         "gemm/halo_wgrad_tile.cuh",
